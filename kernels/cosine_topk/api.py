@@ -1,0 +1,125 @@
+"""Public functions of `cosine_topk`: checks, choice of implementation, contract.
+
+Contract, kept by every implementation: columns are centred over images when `center` (the cosine is then Pearson's r);
+similarities are signed; constant and all-zero columns have similarity 0 and are never chosen over a real one; ties go to
+the lowest index; NaN is an error that names the column. Two exactly equal columns may differ in the last bit of a float32
+product when they lie in different blocks; the tie rule is about equal computed values.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sbm_jax.kernels.codes import SparseCodes, check_codes, check_finite
+from sbm_jax.kernels.cosine_topk import reference
+from sbm_jax.kernels.dispatch import dispatch
+
+
+def _xla(*args: Any, mesh: Any = None, **kwargs: Any) -> Any:
+    from sbm_jax.kernels.cosine_topk import xla
+
+    return xla.cosine_topk_both(*args, **kwargs)
+
+
+def _sharded(*args: Any, **kwargs: Any) -> Any:
+    from sbm_jax.kernels.cosine_topk import sharded
+
+    return sharded.cosine_topk_both(*args, **kwargs)
+
+
+def _reference(*args: Any, mesh: Any = None, memory_bytes: int = 0, **kwargs: Any) -> Any:
+    return reference.cosine_topk_both(*args, **kwargs)
+
+
+IMPLEMENTATIONS = {"sharded": _sharded, "xla": _xla, "reference": _reference}
+
+
+def cosine_topk_both(
+    codes: SparseCodes | np.ndarray,
+    responses_nv: np.ndarray,
+    k_voxel: int,
+    k_unit: int,
+    *,
+    center: bool = True,
+    implementation: str | None = None,
+    memory_bytes: int = 1 << 29,
+    mesh: Any = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Best units per voxel and best voxels per unit in one pass over the similarities.
+
+    s[u, v] = <a_u - mean a_u, y_v - mean y_v> / (|a_u - mean a_u| |y_v - mean y_v|) over images.
+
+    Args:
+        codes: dense [n, u] or `SparseCodes`. responses_nv: [n, v].
+        k_voxel, k_unit: list lengths, 0..n_units and 0..n_voxels.
+        implementation: `sharded` (needs `mesh` with axes `units`, `voxels`), `xla`, `reference`, or None for the first
+            that can. memory_bytes: budget for blocks in flight.
+    Returns:
+        values_vk float [v, k_voxel], units_vk int32, values_uk float [u, k_unit], voxels_uk int32; descending.
+    Raises:
+        ValueError: shapes that disagree, k out of range, NaN or infinity (naming the column), unknown implementation.
+    """
+    n, n_units = check_codes(codes, "cosine_topk")
+    responses = np.asarray(responses_nv)
+    if responses.ndim != 2:
+        raise ValueError(f"cosine_topk: responses must be [n, v], found shape {responses.shape}")
+    if responses.shape[0] != n:
+        raise ValueError(f"cosine_topk: codes have {n} images, responses {responses.shape[0]}")
+    if n < 2:
+        raise ValueError(f"cosine_topk: at least 2 images are needed, found {n}")
+    for name, k, limit in (("k per voxel", k_voxel, n_units), ("k per unit", k_unit, responses.shape[1])):
+        if not 0 <= k <= limit:
+            raise ValueError(f"cosine_topk: {name} is {k}, allowed 0..{limit}")
+    check_finite(responses, "cosine_topk", "responses", "voxel")
+    if n_units == 0 or responses.shape[1] == 0:
+        return *_empty(responses.shape[1], k_voxel), *_empty(n_units, k_unit)
+    return dispatch(
+        "cosine_topk",
+        IMPLEMENTATIONS,
+        implementation,
+        codes,
+        responses,
+        k_voxel,
+        k_unit,
+        center=center,
+        memory_bytes=memory_bytes,
+        mesh=mesh,
+    )
+
+
+def _empty(rows: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros((rows, k), np.float32), np.zeros((rows, k), np.int32)
+
+
+def cosine_topk(
+    codes: SparseCodes | np.ndarray,
+    responses: np.ndarray,
+    k: int,
+    *,
+    center: bool = True,
+    implementation: str | None = None,
+    **options: Any,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best units of every voxel: values_vk, units_vk. See `cosine_topk_both`."""
+    values, units, _, _ = cosine_topk_both(
+        codes, responses, k, 0, center=center, implementation=implementation, **options
+    )
+    return values, units
+
+
+def cosine_topk_voxels(
+    codes: SparseCodes | np.ndarray,
+    responses: np.ndarray,
+    k: int,
+    *,
+    center: bool = True,
+    implementation: str | None = None,
+    **options: Any,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The transpose form, the k best voxels of every unit: values_uk, voxels_uk. See `cosine_topk_both`."""
+    _, _, values, voxels = cosine_topk_both(
+        codes, responses, 0, k, center=center, implementation=implementation, **options
+    )
+    return values, voxels

@@ -1,0 +1,20 @@
+"""Merging two top-k lists: how layers, blocks and devices are brought together."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def merge_topk(
+    values_a: jax.Array, index_a: jax.Array, values_b: jax.Array, index_b: jax.Array, k: int
+) -> tuple[jax.Array, jax.Array]:
+    """Top k of two lists per row, both sorted by descending value.
+
+    Args: values [rows, ka] and [rows, kb], index alike. On equal values list `a` comes first, so when every index of `a`
+    is below those of `b` ties go to the lowest index. Returns values [rows, k], index [rows, k], k <= ka + kb.
+    """
+    values = jnp.concatenate([values_a, values_b], axis=-1)
+    index = jnp.concatenate([index_a, index_b], axis=-1)
+    best, slot = jax.lax.top_k(values, k)
+    return best, jnp.take_along_axis(index, slot, axis=-1)

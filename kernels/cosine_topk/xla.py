@@ -1,0 +1,173 @@
+"""Blocked `cosine_topk` for XLA: one pass over unit blocks x voxel blocks keeps a running top-k in both directions.
+
+Memory in flight: n (bu + bv) + bu bv floats for the blocks, V kv + U ku pairs for the running lists, and the normalised
+responses n V. FLOPs: 2 n U V for the products; the selections read each similarity twice.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sbm_jax.kernels.codes import SparseCodes
+from sbm_jax.kernels.cosine_topk.merge import merge_topk
+from sbm_jax.kernels.cosine_topk.reference import CONSTANT
+
+# An f32 product is TF32 or bf16 by default on accelerators; these similarities feed statistics.
+PRECISION = jax.lax.Precision.HIGHEST
+BELOW_ALL = -2.0  # key of a constant column: cosines are >= -1, so it is never chosen over a real one
+PADDING = -3.0  # key of a column that only fills up a block: never chosen at all
+NEVER = -4.0  # key of an empty slot
+
+
+def unit_columns(x_nc: jax.Array, center: bool) -> tuple[jax.Array, jax.Array]:
+    """Columns centred and scaled to unit norm (zero when constant), and which are real. f32 sums."""
+    x = x_nc.astype(jnp.float32)
+    before = jnp.sqrt(jnp.sum(x * x, axis=0, keepdims=True))
+    if center:
+        x = x - jnp.mean(x, axis=0, keepdims=True)
+    norm = jnp.sqrt(jnp.sum(x * x, axis=0, keepdims=True))
+    real = norm > CONSTANT * before
+    return jnp.where(real, x / jnp.where(real, norm, 1.0), 0.0), real[0]
+
+
+def block_sizes(n: int, n_units: int, n_voxels: int, budget: int) -> tuple[int, int]:
+    """(units, voxels) per block so that two n-column blocks and their product stay within `budget` bytes of float32."""
+    side = 4096
+    while side > 64 and 4 * (2 * n * side + 2 * side * side) > budget:
+        side //= 2
+    return min(side, _round_up(n_units, 8)), min(side, _round_up(n_voxels, 8))
+
+
+def _round_up(x: int, multiple: int) -> int:
+    return -(-max(1, x) // multiple) * multiple
+
+
+def cosine_topk_both(
+    codes: SparseCodes | np.ndarray,
+    responses_nv: np.ndarray,
+    k_voxel: int,
+    k_unit: int,
+    *,
+    center: bool = True,
+    memory_bytes: int = 1 << 29,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """As `reference.cosine_topk_both`, float32."""
+    n, n_voxels = responses_nv.shape
+    n_units = codes.n_units if isinstance(codes, SparseCodes) else codes.shape[1]
+    bu, bv = block_sizes(n, n_units, n_voxels, memory_bytes)
+    operand = tuple(codes[:2]) if isinstance(codes, SparseCodes) else codes
+    out = topk_blocks(
+        operand, responses_nv, n_units=n_units, k_voxel=k_voxel, k_unit=k_unit, center=center, bu=bu, bv=bv
+    )
+    return tuple(np.asarray(x) for x in out)  # type: ignore[return-value]
+
+
+@functools.partial(jax.jit, static_argnames=("n_units", "k_voxel", "k_unit", "center", "bu", "bv"))
+def topk_blocks(
+    codes: jax.Array | tuple[jax.Array, jax.Array],
+    responses_nv: jax.Array,
+    *,
+    n_units: int,
+    k_voxel: int,
+    k_unit: int,
+    center: bool,
+    bu: int,
+    bv: int,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The pass as one jitted program. `codes` is dense [n, u] or (values_nk, units_nk); k_voxel or k_unit may be 0.
+
+    Returns values_vk, units_vk, values_uk, voxels_uk with constant candidates valued 0.
+    """
+    values_v, units_v, values_u, voxels_u = topk_keys(
+        codes,
+        responses_nv,
+        n_units=n_units,
+        valid_units=n_units,
+        valid_voxels=responses_nv.shape[1],
+        k_voxel=k_voxel,
+        k_unit=k_unit,
+        center=center,
+        bu=bu,
+        bv=bv,
+    )
+    return values_of(values_v), units_v, values_of(values_u), voxels_u
+
+
+def topk_keys(
+    codes: jax.Array | tuple[jax.Array, jax.Array],
+    responses_nv: jax.Array,
+    *,
+    n_units: int,
+    valid_units: int | jax.Array,
+    valid_voxels: int | jax.Array,
+    k_voxel: int,
+    k_unit: int,
+    center: bool,
+    bu: int,
+    bv: int,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The pass with selection keys instead of values; columns from `valid_units` or `valid_voxels` on are padding."""
+    n, n_voxels = responses_nv.shape
+    blocks_u, blocks_v = -(-n_units // bu), -(-n_voxels // bv)
+    y, real_v = unit_columns(responses_nv, center)
+    y = jnp.pad(y, ((0, 0), (0, blocks_v * bv - n_voxels)))
+    y_bnv = y.reshape(n, blocks_v, bv).transpose(1, 0, 2)
+    offset_v = _keys(jnp.pad(real_v, (0, blocks_v * bv - n_voxels)), 0, valid_voxels).reshape(blocks_v, bv)
+    dense = None if isinstance(codes, tuple) else jnp.pad(codes, ((0, 0), (0, blocks_u * bu - n_units)))
+
+    def code_block(i: jax.Array) -> jax.Array:
+        if dense is not None:
+            return jax.lax.dynamic_slice_in_dim(dense, i * bu, bu, axis=1)
+        values, units = codes
+        local = units - i * bu
+        inside = (local >= 0) & (local < bu)
+        rows = jnp.arange(n)[:, None]
+        # Entries of other blocks go to a spare column, which is cut off.
+        block = jnp.zeros((n, bu + 1), jnp.float32)
+        block = block.at[rows, jnp.where(inside, local, bu)].add(values.astype(jnp.float32))
+        return block[:, :bu]
+
+    def unit_step(best_v: tuple[jax.Array, jax.Array], i: jax.Array):
+        a, real_u = unit_columns(code_block(i), center)
+        offset_u = _keys(real_u, i * bu, valid_units)
+
+        def voxel_step(best_u: tuple[jax.Array, jax.Array], block: tuple[jax.Array, ...]):
+            y_block, off_v, j, best_values, best_units = block
+            s = jnp.einsum("nu,nv->uv", a, y_block, precision=PRECISION)
+            if k_voxel:
+                key = jnp.where(offset_u[:, None] == 0, s, offset_u[:, None]).T
+                top, slot = jax.lax.top_k(key, min(k_voxel, bu))
+                best_values, best_units = merge_topk(best_values, best_units, top, i * bu + slot, k_voxel)
+            if k_unit:
+                key = jnp.where(off_v[None, :] == 0, s, off_v[None, :])
+                top, slot = jax.lax.top_k(key, min(k_unit, bv))
+                best_u = merge_topk(best_u[0], best_u[1], top, j * bv + slot, k_unit)
+            return best_u, (best_values, best_units)
+
+        start_u = (jnp.full((bu, k_unit), NEVER), jnp.zeros((bu, k_unit), jnp.int32))
+        best_u, best_v = jax.lax.scan(voxel_step, start_u, (y_bnv, offset_v, jnp.arange(blocks_v), *best_v))
+        return best_v, best_u
+
+    start_v = (jnp.full((blocks_v, bv, k_voxel), NEVER), jnp.zeros((blocks_v, bv, k_voxel), jnp.int32))
+    (values_v, units_v), (values_u, voxels_u) = jax.lax.scan(unit_step, start_v, jnp.arange(blocks_u))
+    return (
+        values_v.reshape(-1, k_voxel)[:n_voxels] if k_voxel else jnp.zeros((n_voxels, 0)),
+        units_v.reshape(-1, k_voxel)[:n_voxels] if k_voxel else jnp.zeros((n_voxels, 0), jnp.int32),
+        values_u.reshape(-1, k_unit)[:n_units] if k_unit else jnp.zeros((n_units, 0)),
+        voxels_u.reshape(-1, k_unit)[:n_units] if k_unit else jnp.zeros((n_units, 0), jnp.int32),
+    )
+
+
+def _keys(real: jax.Array, first: int | jax.Array, valid: int | jax.Array) -> jax.Array:
+    """0 for a real column, BELOW_ALL for a constant one, PADDING from position `valid` on."""
+    position = first + jnp.arange(real.shape[0])
+    return jnp.where(position >= valid, PADDING, jnp.where(real, 0.0, BELOW_ALL))
+
+
+def values_of(keys: jax.Array) -> jax.Array:
+    """Selection keys to similarities: constant candidates have 0."""
+    return jnp.where(keys <= BELOW_ALL, 0.0, keys)

@@ -1,0 +1,1 @@
+"""Weighted sum of the decoder rows of the active units."""

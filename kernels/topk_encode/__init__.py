@@ -1,0 +1,1 @@
+"""Linear encoder followed by the k largest units."""

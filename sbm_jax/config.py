@@ -1,0 +1,255 @@
+"""The configuration of a run: pydantic models, YAML files, `--set key=value`, and errors that name the key."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from sbm_jax.axes import MODES, SAE_MODES
+from sbm_jax.errors import UserError
+
+Mode = Literal["cls", "patch_mean", "patch_max", "raw", "random"]
+
+
+class Section(BaseModel):
+    """A frozen group of settings in which an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DemoConfig(Section):
+    """The embedded dataset: how many scenes, who sees them, how many simulated brains."""
+
+    seed: int = 0
+    n_shared: int = Field(240, ge=2, description="images seen by every subject (held-out set)")
+    n_unique: int = Field(600, ge=2, description="images seen by one subject only (selection set), per subject")
+    n_extra: int = Field(1600, ge=0, description="images no subject saw, for training the autoencoders")
+    n_subjects: int = Field(2, ge=1)
+    size: int = Field(128, ge=32, description="side of the square pictures, pixels")
+    repeats: int = Field(3, ge=2)
+
+
+class DataConfig(Section):
+    """Where the images and the brains are."""
+
+    root: str = Field(description="a dataset folder, or `demo` for the embedded one")
+    subjects: list[str] = Field(default_factory=list, description="names; empty means all")
+    demo: DemoConfig = DemoConfig()
+
+
+class BackboneConfig(Section):
+    """Which vision transformer, and which layers of it."""
+
+    path: str = Field(description="a Hugging Face model folder, a hub id in the local cache, or `demo`")
+    layers: list[int] = Field(default_factory=list, description="0-based blocks; empty means all")
+
+
+class ExtractConfig(Section):
+    """Images to activations."""
+
+    dtype: Literal["float16", "float32"] = "float16"
+    batch: int = Field(64, ge=1, description="images per step, over all devices")
+    shard_images: int = Field(256, ge=1, description="images per shard file")
+
+
+class TrainConfig(Section):
+    """TopK autoencoders, one per (layer, token kind), trained side by side."""
+
+    expansion: int = Field(8, ge=1, description="units per model dimension")
+    k: int = Field(16, ge=1, description="active units per token")
+    steps: int = Field(600, ge=1)
+    batch: int = Field(512, ge=1, description="tokens per autoencoder and step")
+    lr: float = Field(3e-3, gt=0)
+    warmup: float = Field(0.05, ge=0, le=1, description="share of the steps with rising learning rate")
+    decay: float = Field(0.3, ge=0, le=1, description="share of the steps with falling learning rate")
+    clip: float = Field(1.0, gt=0, description="limit on the gradient norm of each autoencoder")
+    aux_weight: float = Field(1 / 32, ge=0, description="weight of the dead-latent loss")
+    aux_k: int = Field(0, ge=0, description="dead latents used by that loss; 0 means half the model width")
+    dead_tokens: int = Field(20_000, ge=1, description="a latent is dead when silent for this many tokens")
+    encoder_scale: float = Field(0.577, gt=0, description="encoder = this times the decoder's transpose at start")
+    pool_images: int = Field(2048, ge=1, description="images whose tokens are mixed in memory")
+    checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
+    seed: int = 0
+
+
+class EncodeConfig(Section):
+    """Activations to per-image codes."""
+
+    modes: list[Mode] = Field(default_factory=lambda: list(MODES), min_length=1)
+    batch: int = Field(128, ge=1)
+    seed: int = Field(0, description="of the random directions")
+
+
+class AlignConfig(Section):
+    """Codes to voxels."""
+
+    k_voxel: int = Field(5, ge=1, description="best units kept per voxel")
+    k_unit: int = Field(5, ge=1, description="best voxels kept per unit")
+    min_ncsnr: float = Field(0.2, ge=0, description="voxels at or above it are called responsive in tables")
+    shuffles: int = Field(1, ge=1, description="image permutations of the shuffled control")
+    memory_mb: int = Field(512, ge=16, description="budget for blocks in flight")
+    seed: int = 0
+
+
+class RsaConfig(Section):
+    """Representational similarity."""
+
+    metric: Literal["correlation", "euclidean", "cosine"] = "correlation"
+    method: Literal["corr", "spearman", "tau-a", "rho-a", "cosine"] = "spearman"
+    structure_voxels: int = Field(1500, ge=3, description="voxels in the voxel-structure score, drawn by seed")
+    seed: int = 0
+
+
+class RoiConfig(Section):
+    """Regions of interest."""
+
+    top_units: int = Field(100, ge=1, description="units kept per layer and ROI")
+    exemplars: int = Field(20, ge=1, description="images shown to the judge per unit")
+    stable: int = Field(10, ge=0, description="a unit is stable when one concept has more than this many exemplars")
+    modes: list[Mode] = Field(default_factory=lambda: ["cls", "patch_mean"], min_length=1)
+    min_voxels: int = Field(5, ge=1, description="smaller ROIs are reported and left out")
+
+
+class ReportConfig(Section):
+    """The page."""
+
+    title: str = "sbm_jax"
+    mode: Mode = Field("patch_mean", description="the mode drawn on the cortex")
+    units_per_roi: int = Field(4, ge=1)
+    images_per_unit: int = Field(8, ge=1)
+
+
+class Config(Section):
+    """One run. `devices` is not part of any store's name: results do not depend on it beyond rounding."""
+
+    data: DataConfig
+    backbone: BackboneConfig
+    extract: ExtractConfig = ExtractConfig()
+    train: TrainConfig = TrainConfig()
+    encode: EncodeConfig = EncodeConfig()
+    align: AlignConfig = AlignConfig()
+    rsa: RsaConfig = RsaConfig()
+    roi: RoiConfig = RoiConfig()
+    report: ReportConfig = ReportConfig()
+    devices: int = Field(0, ge=0, description="devices to use; 0 means all that JAX finds")
+
+    @pydantic.model_validator(mode="after")
+    def _modes_are_encoded(self) -> Config:
+        for key, modes in (("roi.modes", self.roi.modes), ("report.mode", [self.report.mode])):
+            missing = [m for m in modes if m not in self.encode.modes]
+            if missing:
+                raise ValueError(f"{key} names {missing}, which encode.modes does not list ({self.encode.modes})")
+        return self
+
+    @property
+    def sae_modes(self) -> list[str]:
+        """The encoded modes that need an autoencoder, in the fixed order of `axes.SAE_MODES`."""
+        return [m for m in SAE_MODES if m in self.encode.modes]
+
+
+def demo_config() -> dict[str, Any]:
+    """The embedded default as plain data."""
+    return {"data": {"root": "demo"}, "backbone": {"path": "demo"}, "report": {"title": "sbm_jax demo"}}
+
+
+def load_config(path: Path | None, overrides: typing.Sequence[str] = ()) -> Config:
+    """Read a YAML file (None: the embedded default) and apply `key.sub=value` overrides.
+
+    Raises UserError for an unreadable file, an unknown key (naming the nearest one), a missing key or a bad value.
+    """
+    source = "the embedded default" if path is None else str(path)
+    raw = demo_config() if path is None else _read_yaml(path)
+    for override in overrides:
+        _apply(raw, override)
+    problems = list(_unknown_keys(raw, Config, ""))
+    if problems:
+        raise UserError(f"{source}: " + "; ".join(problems))
+    try:
+        return Config.model_validate(raw)
+    except pydantic.ValidationError as error:
+        lines = [_describe(e) for e in error.errors(include_url=False)]
+        raise UserError(f"{source}: " + "; ".join(lines)) from None
+
+
+def dump_config(config: Config) -> str:
+    """The resolved configuration as YAML, every key spelled out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the configuration {path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected sections such as `data:` and `backbone:`, found {type(raw).__name__}")
+    return raw
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {override!r}: expected key=value, for example train.steps=200")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override!r}: the value is not valid YAML: {error}") from None
+    *parents, last = key.strip().split(".")
+    node = raw
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise UserError(f"--set {override!r}: {parent} is a single value, not a section")
+        node = child
+    node[last] = value
+
+
+def _unknown_keys(raw: Any, model: type[BaseModel], prefix: str) -> typing.Iterator[str]:
+    if not isinstance(raw, dict):
+        return
+    fields = model.model_fields
+    for key, value in raw.items():
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), _all_keys(), n=1, cutoff=0.0)
+            sibling = difflib.get_close_matches(str(key), list(fields), n=1, cutoff=0.6)
+            hint = f"{prefix}{sibling[0]}" if sibling else _full_key(near[0])
+            yield f"unknown key {prefix}{key}; the nearest is {hint}"
+            continue
+        annotation = fields[key].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from _unknown_keys(value, annotation, f"{prefix}{key}.")
+
+
+def _key_paths(model: type[BaseModel], prefix: str = "") -> typing.Iterator[tuple[str, str]]:
+    for key, field in model.model_fields.items():
+        yield key, prefix + key
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _key_paths(field.annotation, f"{prefix}{key}.")
+
+
+def _all_keys() -> list[str]:
+    return [key for key, _ in _key_paths(Config)]
+
+
+def _full_key(key: str) -> str:
+    return dict((k, path) for k, path in _key_paths(Config))[key]
+
+
+def _describe(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"]) or "the configuration"
+    if error["type"] == "missing":
+        return f"missing key {key}"
+    if key == "the configuration":
+        return str(error["msg"]).removeprefix("Value error, ")
+    found = error.get("input")
+    shown = "" if isinstance(found, (dict, types.NoneType)) else f", found {found!r}"
+    return f"{key}: {error['msg']}{shown}"
