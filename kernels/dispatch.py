@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 R = TypeVar("R")
 
 
-def dispatch(op: str, table: Mapping[str, Callable[..., R]], implementation: str | None, *args: Any, **kwargs: Any) -> R:
+def dispatch(
+    op: str, table: Mapping[str, Callable[..., R]], implementation: str | None, *args: Any, **kwargs: Any
+) -> R:
     """Call the first implementation of `table` (best first) that can do it, or the one named.
 
     Raises ValueError for an unknown name, NotImplementedError with every reason when none can.

@@ -32,7 +32,12 @@ def similarity(codes_nu: np.ndarray, responses_nv: np.ndarray, center: bool) -> 
 
 
 def cosine_topk_both(
-    codes: SparseCodes | np.ndarray, responses_nv: np.ndarray, k_voxel: int, k_unit: int, *, center: bool = True
+    codes: SparseCodes | np.ndarray,
+    responses_nv: np.ndarray,
+    k_voxel: int,
+    k_unit: int,
+    *,
+    center: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Sort each column and each row of s; equal values keep index order; constant candidates come after all real ones.
 

@@ -15,6 +15,7 @@ import numpy as np
 from sbm_jax.kernels.codes import SparseCodes
 from sbm_jax.kernels.cosine_topk.merge import merge_topk
 from sbm_jax.kernels.cosine_topk.reference import CONSTANT
+from sbm_jax.kernels.select import top_k
 
 # An f32 product is TF32 or bf16 by default on accelerators; these similarities feed statistics.
 PRECISION = jax.lax.Precision.HIGHEST
@@ -39,7 +40,7 @@ def block_sizes(n: int, n_units: int, n_voxels: int, budget: int) -> tuple[int, 
     side = 4096
     while side > 64 and 4 * (2 * n * side + 2 * side * side) > budget:
         side //= 2
-    return min(side, _round_up(n_units, 8)), min(side, _round_up(n_voxels, 8))
+    return min(side, _round_up(n_units, 32)), min(side, _round_up(n_voxels, 32))
 
 
 def _round_up(x: int, multiple: int) -> int:
@@ -140,11 +141,11 @@ def topk_keys(
             s = jnp.einsum("nu,nv->uv", a, y_block, precision=PRECISION)
             if k_voxel:
                 key = jnp.where(offset_u[:, None] == 0, s, offset_u[:, None]).T
-                top, slot = jax.lax.top_k(key, min(k_voxel, bu))
+                top, slot = top_k(key, min(k_voxel, bu))
                 best_values, best_units = merge_topk(best_values, best_units, top, i * bu + slot, k_voxel)
             if k_unit:
                 key = jnp.where(off_v[None, :] == 0, s, off_v[None, :])
-                top, slot = jax.lax.top_k(key, min(k_unit, bv))
+                top, slot = top_k(key, min(k_unit, bv))
                 best_u = merge_topk(best_u[0], best_u[1], top, j * bv + slot, k_unit)
             return best_u, (best_values, best_units)
 

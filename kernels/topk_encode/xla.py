@@ -8,9 +8,7 @@ import jax.numpy as jnp
 PRECISION = jax.lax.Precision.HIGHEST
 
 
-def topk_encode(
-    x_bd: jax.Array, w_du: jax.Array, b_u: jax.Array, k: int
-) -> tuple[jax.Array, jax.Array]:
+def topk_encode(x_bd: jax.Array, w_du: jax.Array, b_u: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """As `reference.topk_encode`, float32."""
     pre = jnp.einsum("...d,du->...u", x_bd, w_du, precision=PRECISION)
     pre = pre + jnp.broadcast_to(b_u, pre.shape)

@@ -1,4 +1,4 @@
-"""CLIP (Radford et al. 2021, arXiv:2103.00020): both towers, and the table from Hugging Face's names to ours."""
+"""CLIP (Radford et al. 2021, arXiv:2103.00020): both towers, and Hugging Face's names for their parts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +47,10 @@ class TextTower(nnx.Module):
         self.projection = linear(width, spec.projection, rngs, bias=False)
 
     def __call__(self, ids_bt: jax.Array) -> jax.Array:
-        """int ids [b, t], t <= max_tokens -> unit-norm f32 [b, e]. Tokens after the end token have no effect."""
+        """int ids [b, t], t <= max_tokens -> unit-norm f32 [b, e]; tokens after the end have no effect."""
         if ids_bt.shape[1] > self.spec.max_tokens:
             raise ValueError(f"at most {self.spec.max_tokens} tokens, not {ids_bt.shape[1]}")
-        x_btd = self.tokens[...][ids_bt] + self.positions[...][: ids_bt.shape[1]]
+        x_btd = self.tokens[...][ids_bt] + self.positions[...][None, : ids_bt.shape[1]]
         for block in self.blocks:
             x_btd = block(x_btd, causal=True)
         # Configurations written before transformers 4.31 say 2 where the end token is the highest id.

@@ -1,7 +1,5 @@
-"""Pretrained backbones from Hugging Face model directories: config.json, safetensors weights, preprocessor, tokenizer."""
+"""Pretrained backbones from Hugging Face model directories (config, safetensors, preprocessor, tokenizer)."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from sbm_jax.backbones.clip import CLIP_IGNORED, CLIP_RULES, Clip, TextTower, clip_spec
+from sbm_jax.backbones.folder import find_folder, hash_files, pixel_statistics, read_json, weight_files
 from sbm_jax.backbones.vit import VisionTransformer
 from sbm_jax.backbones.weights import load_weights
 from sbm_jax.errors import UserError
@@ -47,11 +46,16 @@ class Backbone:
     @cached_property
     def tokenizer(self) -> Any:
         """The folder's own tokenizer, opened by transformers. Raises UserError if there is none."""
+        # Without these files transformers quietly makes a CLIP tokenizer that knows no words.
+        if not any((self.folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+            raise UserError(
+                f"{self.folder}: no tokenizer here; expected tokenizer.json (or vocab.json, merges.txt)"
+            )
         from transformers import AutoTokenizer
 
         try:
             return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # damaged files surface as KeyError, TypeError and others
             raise UserError(f"{self.folder}: no tokenizer that transformers can open: {error}") from error
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
@@ -72,19 +76,20 @@ def load_backbone(path_or_id: str | Path) -> Backbone:
     """Load a vision backbone from a Hugging Face model directory, in f32.
 
     path_or_id: a folder, or a hub name such as "openai/clip-vit-base-patch16" (or "name@revision") that is
-    already in the local Hugging Face cache; nothing is downloaded. Raises UserError for a missing, unsupported
-    or inconsistent model.
+    already in the local Hugging Face cache; nothing is downloaded. Raises UserError for a missing,
+    unsupported or inconsistent model.
     """
-    folder = _find_folder(str(path_or_id))
-    config = _read_json(folder / "config.json")
+    folder = find_folder(str(path_or_id))
+    config = read_json(folder / "config.json")
     family = config.get("model_type")
     if family not in FAMILIES:
         raise UserError(
-            f"{folder / 'config.json'}: model_type {family!r} is not supported; expected one of {', '.join(FAMILIES)}"
+            f"{folder / 'config.json'}: model_type {family!r} is not supported; "
+            f"expected one of {', '.join(FAMILIES)}"
         )
-    mean, std = _pixel_statistics(folder)
+    mean, std = pixel_statistics(folder)
     spec = clip_spec(config, folder / "config.json")
-    files = _weight_files(folder)
+    files = weight_files(folder)
     with _open_tensors(files) as tensors:
         clip = load_weights(lambda: Clip(spec, nnx.Rngs(0)), tensors, CLIP_RULES, CLIP_IGNORED, str(folder))
     vision = spec.vision
@@ -99,90 +104,10 @@ def load_backbone(path_or_id: str | Path) -> Backbone:
         grid=vision.grid,
         mean=mean,
         std=std,
-        weights_hash=_hash_files(files),
+        weights_hash=hash_files(files),
         folder=folder,
         text=clip.text,
         logit_scale=float(np.exp(jax.device_get(clip.logit_scale[...]))),
-    )
-
-
-def _find_folder(path_or_id: str) -> Path:
-    path = Path(path_or_id).expanduser()
-    if path.is_dir():
-        return path.resolve()
-    name, _, revision = path_or_id.partition("@")
-    if path.is_absolute() or name.count("/") > 1 or name.startswith((".", "~")):
-        raise UserError(
-            f"{path_or_id}: no such folder; expected a Hugging Face model directory with config.json and model.safetensors"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
-    except (HFValidationError, LocalEntryNotFoundError) as error:
-        raise UserError(
-            f"{path_or_id}: neither a folder here nor a model in the local Hugging Face cache; nothing is downloaded "
-            f"by itself. Fetch it once with `hf download {name}`, or give the path of a model directory."
-        ) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path}: missing; a Hugging Face model directory has config.json, preprocessor_config.json and "
-            "model.safetensors"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object, got a {type(value).__name__}")
-    return value
-
-
-def _pixel_statistics(folder: Path) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    path = folder / "preprocessor_config.json"
-    config = _read_json(path)
-    found = []
-    for key in ("image_mean", "image_std"):
-        value = config.get(key)
-        if (
-            not isinstance(value, list)
-            or len(value) != 3
-            or not all(isinstance(x, int | float) for x in value)
-        ):
-            raise UserError(f"{path}: expected {key} as three numbers, got {value!r}")
-        found.append((float(value[0]), float(value[1]), float(value[2])))
-    if min(found[1]) <= 0:
-        raise UserError(f"{path}: image_std must be positive, got {list(found[1])}")
-    return found[0], found[1]
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model directory, in the order of their names."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        shards = _read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not shards:
-            raise UserError(f"{index}: expected a weight_map from tensor names to file names")
-        files = [folder / Path(name).name for name in sorted(set(map(str, shards.values())))]
-        missing = [path.name for path in files if not path.is_file()]
-        if missing:
-            raise UserError(f"{index}: names {len(files)} files, of which missing: {', '.join(missing)}")
-        return files
-    pickled = sorted(path.name for path in folder.glob("*.bin"))
-    raise UserError(
-        f"{single}: missing"
-        + (
-            f"; {', '.join(pickled)} is a pickle, which can run code and is never opened. Convert it once, with torch: "
-            "CLIPModel.from_pretrained(folder).save_pretrained(new_folder)"
-            if pickled
-            else "; expected model.safetensors or model.safetensors.index.json with its shards"
-        )
     )
 
 
@@ -207,11 +132,3 @@ def _open_tensors(files: list[Path]) -> Iterator[_Tensors]:
             for name in opened.keys():  # noqa: SIM118 (safe_open is not a mapping)
                 tensors[name] = opened
         yield tensors
-
-
-def _hash_files(files: list[Path]) -> str:
-    digests = []
-    for path in files:
-        with path.open("rb") as stream:
-            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -1,6 +1,6 @@
-"""The vision transformer every family shares: patches, pre-norm blocks, and the residual stream at named hooks.
+"""The vision transformer every family shares: patches, pre-norm blocks, residual stream at named hooks.
 
-Blocks follow Dosovitskiy et al. 2021 (arXiv:2010.11929); layer scale follows Touvron et al. 2021 (arXiv:2103.17239).
+Blocks follow Dosovitskiy et al. 2021 (arXiv:2010.11929), layer scale Touvron et al. 2021 (arXiv:2103.17239).
 """
 
 import re
@@ -76,7 +76,7 @@ class Attention(nnx.Module):
         q, k, v = (f(x_btd).reshape(b, t, self.heads, head) for f in (self.query, self.key, self.value))
         scores = jnp.einsum("bqhd,bkhd->bhqk", q * head**-0.5, k, precision=PRECISION)
         if causal:
-            scores = jnp.where(jnp.tril(jnp.ones((t, t), bool)), scores, -jnp.inf)
+            scores = jnp.where(jnp.tril(jnp.ones((1, 1, t, t), bool)), scores, -jnp.inf)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, axis=-1), v, precision=PRECISION)
         return self.out(mixed.reshape(b, t, d))
 
@@ -96,9 +96,9 @@ class Block(nnx.Module):
 
     def __call__(self, x_btd: jax.Array, causal: bool = False) -> jax.Array:
         mixed = self.attention(self.norm1(x_btd), causal)
-        x_btd = x_btd + (mixed if self.scale1 is None else mixed * self.scale1[...])
+        x_btd = x_btd + (mixed if self.scale1 is None else mixed * self.scale1[...][None, None])
         mlp = self.mlp_out(ACTIVATIONS[self.activation](self.mlp_in(self.norm2(x_btd))))
-        return x_btd + (mlp if self.scale2 is None else mlp * self.scale2[...])
+        return x_btd + (mlp if self.scale2 is None else mlp * self.scale2[...][None, None])
 
 
 class VisionTransformer(nnx.Module):
@@ -116,14 +116,14 @@ class VisionTransformer(nnx.Module):
         self.projection = linear(width, spec.projection, rngs, bias=False) if spec.projection else None
 
     def embed(self, pixels_bhwc: jax.Array) -> jax.Array:
-        """Normalised f32 pixels [b, side, side, 3] -> the residual stream before block 0 [b, 1 + grid^2, d]."""
+        """Normalised f32 pixels [b, side, side, 3] -> residual stream before block 0 [b, 1 + grid^2, d]."""
         side, g, p = self.spec.image_size, self.spec.grid, self.spec.patch_size
         b = pixels_bhwc.shape[0]
         if pixels_bhwc.shape[1:] != (side, side, 3):
             raise ValueError(f"pixels must be [b, {side}, {side}, 3], not {list(pixels_bhwc.shape)}")
         cut = pixels_bhwc.reshape(b, g, p, g, p, 3).transpose(0, 1, 3, 2, 4, 5).reshape(b, g * g, p * p * 3)
         cls_btd = jnp.broadcast_to(self.cls[...], (b, 1, self.spec.block.width))
-        x_btd = jnp.concatenate([cls_btd, self.patches(cut)], axis=1) + self.positions[...]
+        x_btd = jnp.concatenate([cls_btd, self.patches(cut)], axis=1) + self.positions[...][None]
         return x_btd if self.pre_norm is None else self.pre_norm(x_btd)
 
     def project(self, resid_btd: jax.Array) -> jax.Array:
@@ -182,7 +182,10 @@ def forward(model: VisionTransformer, pixels_bhwc: jax.Array, hooks: tuple[str, 
 def forward_from(
     model: VisionTransformer, resid_btd: jax.Array, block: int, hooks: tuple[str, ...]
 ) -> dict[str, jax.Array]:
-    """As forward, but from a given residual stream after `block` (for interventions); hooks lie after it."""
+    """As forward, but from a given residual stream [b, t, d] after `block` (for interventions).
+
+    block -1 starts from model.embed(pixels). Raises UserError for a hook that does not lie after `block`.
+    """
     return _run_blocks(model, resid_btd, block + 1, hooks)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoint tensors <-> module parameters: one table of names per family, checked in full before anything runs."""
+"""Checkpoint tensors <-> module parameters: one table of names per family, checked in full when read."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -45,7 +45,7 @@ TRANSFORMS: dict[str, Transform] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """One row of a table: checkpoint name, module path, transform. `{i}` stands for a block number in both."""
+    """One row of a table: checkpoint name, module path, transform. `{i}` is a block number in both."""
 
     checkpoint: str
     module: str
@@ -83,8 +83,8 @@ def load_weights(
     """Build a module abstractly and fill every parameter, as f32, from checkpoint tensors (f16, bf16 or f32).
 
     build makes the module; it is traced, never run. ignored: regular expressions of checkpoint names left out
-    on purpose. Raises one UserError that names `source`, every tensor without a place, every parameter without
-    a tensor, and every wrong shape or dtype.
+    on purpose. Raises one UserError that names `source`, every tensor without a place, every parameter
+    without a tensor, and every wrong shape or dtype.
     """
     rules = tuple(rules)
     graph, state = nnx.split(nnx.eval_shape(build))
@@ -126,7 +126,7 @@ def save_weights(
     for path, leaf in _paths(nnx.state(model)).items():
         name = _checkpoint_name(path, rules)
         _, transform = _find(name, rules)
-        tensors[name] = np.ascontiguousarray(TRANSFORMS[transform].save(np.asarray(leaf[...])), dtype)
+        tensors[name] = np.array(TRANSFORMS[transform].save(np.asarray(leaf[...])), dtype, order="C")
     return tensors
 
 

@@ -28,8 +28,10 @@ class Surface:
         hemi: "L" or "R".
         white, pial: float32 [v, 3], millimetres in MNI305 (fsaverage) coordinates, x right, y front, z up.
         inflated, sphere: float32 [v, 3], same vertices, for display and for spherical geometry (radius 100).
-        flat: float32 [v, 3], cut and flattened cortex (z is close to 0); meaningful only for vertices of flat_faces.
-        faces: int32 [f, 3] for all closed surfaces; flat_faces: int32 [g, 3] for the flat map (cuts left out).
+        flat: float32 [v, 3], cut and flattened cortex (z is close to 0); meaningful only for vertices of
+            flat_faces.
+        faces: int32 [f, 3] for all closed surfaces; flat_faces: int32 [g, 3] for the flat map (cuts left
+            out).
         sulc: float32 [v], sulcal depth, positive inside sulci; curv: float32 [v], mean curvature, same sign.
     """
 
@@ -102,14 +104,14 @@ def load_fsaverage5() -> tuple[Surface, Surface]:
 
 
 def _read_gifti(path: Path) -> list[np.ndarray]:
-    import nibabel  # third of a second: only where a surface is really read
+    from nibabel.gifti.gifti import GiftiImage  # third of a second: only where a surface is really read
 
     if not path.is_file():
         raise UserError(
             f"The installed nilearn lacks {path.name} in {path.parent}. "
             "Install a version that ships it: pip install 'nilearn>=0.12'"
         )
-    return [np.array(array.data) for array in nibabel.load(path).darrays]
+    return [np.array(array.data) for array in GiftiImage.from_filename(path).darrays]
 
 
 def _read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -131,7 +133,7 @@ def write_func_gii(path: Path, data_v: np.ndarray, hemi: str, names: str | list[
         hemi: "L" or "R"; written as AnatomicalStructurePrimary.
         names: the name of the map, or one per column of data_v.
     """
-    import nibabel as nib
+    from nibabel.gifti import gifti
 
     names = [names] if isinstance(names, str) else list(names)
     columns = np.asarray(data_v, dtype=np.float32)
@@ -139,15 +141,15 @@ def write_func_gii(path: Path, data_v: np.ndarray, hemi: str, names: str | list[
     if columns.ndim != 2 or columns.shape[1] != len(names):
         raise ValueError(f"{len(names)} map names for data of shape {np.shape(data_v)}")
     arrays = [
-        nib.gifti.GiftiDataArray(
+        gifti.GiftiDataArray(
             np.ascontiguousarray(columns[:, j]),
             intent="NIFTI_INTENT_NONE",  # what Workbench writes for a metric; FreeSurfer reads it as a frame
             datatype="NIFTI_TYPE_FLOAT32",
-            meta=nib.gifti.GiftiMetaData({"Name": name}),
+            meta=gifti.GiftiMetaData({"Name": name}),
         )
         for j, name in enumerate(names)
     ]
-    _save(nib.gifti.GiftiImage(darrays=arrays, meta=_meta(hemi)), path)
+    _save(gifti.GiftiImage(darrays=arrays, meta=_meta(hemi)), path)
 
 
 def write_label_gii(
@@ -170,34 +172,34 @@ def write_label_gii(
     """
     import colorsys
 
-    import nibabel as nib
+    from nibabel.gifti import gifti
 
     labels = np.asarray(labels_v)
     unknown = sorted(set(np.unique(labels).tolist()) - set(names) - {0})
     if unknown:
         raise ValueError(f"labels without a name: {unknown}")
-    table = nib.gifti.GiftiLabelTable()
+    table = gifti.GiftiLabelTable()
     keys = sorted(set(names) | {0})
     for position, key in enumerate(keys):
         red, green, blue = (colours or {}).get(key) or colorsys.hsv_to_rgb(position / len(keys), 0.65, 0.9)
-        label = nib.gifti.GiftiLabel(key=key, red=red, green=green, blue=blue, alpha=float(key != 0))
-        label.label = names.get(key, "???")
+        label = gifti.GiftiLabel(key=key, red=red, green=green, blue=blue, alpha=float(key != 0))
+        label.label = names.get(key, "???")  # pyright: ignore[reportAttributeAccessIssue]
         table.labels.append(label)
-    array = nib.gifti.GiftiDataArray(
+    array = gifti.GiftiDataArray(
         labels.astype(np.int32),
         intent="NIFTI_INTENT_LABEL",
         datatype="NIFTI_TYPE_INT32",
-        meta=nib.gifti.GiftiMetaData({"Name": map_name}),
+        meta=gifti.GiftiMetaData({"Name": map_name}),
     )
-    _save(nib.gifti.GiftiImage(darrays=[array], labeltable=table, meta=_meta(hemi)), path)
+    _save(gifti.GiftiImage(darrays=[array], labeltable=table, meta=_meta(hemi)), path)
 
 
 def _meta(hemi: str):
     if hemi not in HEMIS:
         raise ValueError(f"hemi must be 'L' or 'R', not {hemi!r}")
-    import nibabel as nib
+    from nibabel.gifti import gifti
 
-    return nib.gifti.GiftiMetaData({"AnatomicalStructurePrimary": _STRUCTURE[hemi]})
+    return gifti.GiftiMetaData({"AnatomicalStructurePrimary": _STRUCTURE[hemi]})
 
 
 def _save(image, path: Path) -> None:

@@ -1,6 +1,5 @@
 """Backgrounds without a place (plain, stripes, noise, clutter ...) and the lighting of the whole picture."""
 
-
 import numpy as np
 from PIL import Image, ImageFilter
 

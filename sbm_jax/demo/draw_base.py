@@ -4,6 +4,7 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
 
 Colour = tuple[int, int, int]
@@ -81,7 +82,7 @@ class Pen:
         x, y = np.asarray(xy, dtype=float) @ self.matrix + self.centre
         return float(x), float(y)
 
-    def poly(self, points: np.ndarray | list, colour: tuple[int, ...]) -> None:
+    def poly(self, points: ArrayLike | list, colour: tuple[int, ...]) -> None:
         """Filled polygon; `points` is [n, 2]; `colour` is RGB or RGBA (0..255)."""
         flat = (np.asarray(points, dtype=float) @ self.matrix + self.centre).ravel().tolist()
         self.canvas.draw.polygon(flat, fill=colour)
@@ -100,7 +101,7 @@ class Pen:
         """Filled rectangle with corners (x0, y0) and (x1, y1)."""
         self.poly([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], colour)
 
-    def line(self, points: np.ndarray | list, width: float, colour: tuple) -> None:
+    def line(self, points: ArrayLike | list, width: float, colour: tuple) -> None:
         """Open stroke of local `width` through [n, 2] points, at least one canvas pixel wide."""
         flat = (np.asarray(points, dtype=float) @ self.matrix + self.centre).ravel().tolist()
         pixels = max(1, round(width * self.scale))
@@ -114,14 +115,14 @@ class Pen:
         points = CIRCLE * (rx, ry) + (x, y)
         self.line(np.concatenate([points, points[:2]]), width, colour)
 
-    def limb(self, a: np.ndarray, b: np.ndarray, wa: float, wb: float, colour: tuple) -> None:
+    def limb(self, a: ArrayLike, b: ArrayLike, wa: float, wb: float, colour: tuple) -> None:
         """Tapered capsule from a (radius wa) to b (radius wb)."""
         a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
         along = (b - a) / (np.linalg.norm(b - a) + 1e-9)
         side = np.array([-along[1], along[0]])
         self.poly([a + side * wa, b + side * wb, b - side * wb, a - side * wa], colour)
-        self.ellipse(*a, wa, wa, colour)
-        self.ellipse(*b, wb, wb, colour)
+        self.ellipse(a[0], a[1], wa, wa, colour)
+        self.ellipse(b[0], b[1], wb, wb, colour)
 
 
 def shade(colour: tuple, factor: float) -> Colour:

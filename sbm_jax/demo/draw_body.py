@@ -29,7 +29,7 @@ def _down(degrees: float, length: float) -> np.ndarray:
 def _skirt(
     pen: Pen, hip: np.ndarray, thighs: tuple[float, float], length: float, waist: float, hem: float, c: tuple
 ) -> None:
-    """Cloth from the hip along the mean direction of the thighs (degrees), `hem` to either side at its end."""
+    """Cloth from the hip along the mean direction of the thighs (degrees), `hem` to either side there."""
     along = _down(thighs[0], 0.5) + _down(thighs[1], 0.5)
     along /= np.linalg.norm(along) + 1e-9
     side, end = np.array([along[1], -along[0]]), hip + along * length
@@ -37,7 +37,7 @@ def _skirt(
 
 
 def draw_body(pen: Pen, rng: np.random.Generator, skin: tuple[int, int, int], head: str) -> Thing:
-    """Draw a figure that fills about [-0.6, 0.6] x [-0.7, 1]; `head`: none, tiny or face."""
+    """Draw a figure in about [-0.6, 0.6] x [-0.7, 1]; `head`: none, tiny or face."""
     pose = POSES[int(rng.integers(len(POSES)))]
     angles = np.asarray(_ANGLES[pose], dtype=float) + rng.normal(0, 9, 8)
     if rng.random() < 0.2:
@@ -62,7 +62,8 @@ def draw_body(pen: Pen, rng: np.random.Generator, skin: tuple[int, int, int], he
         pen.limb(start, elbow, arm, arm * 0.85, sleeve if long_sleeves else shade(skin, factor))
         if not long_sleeves:
             pen.limb(start, start + _down(a, 0.16), arm * 1.15, arm * 1.12, sleeve)
-        pen.ellipse(*(hand + _down(b, 0.03)), arm * 0.8, arm * 0.8, shade(skin, factor))
+        x, y = hand + _down(b, 0.03)
+        pen.ellipse(x, y, arm * 0.8, arm * 0.8, shade(skin, factor))
 
     def draw_leg(start: np.ndarray, a: float, b: float, factor: float) -> None:
         knee = start + _down(a, 0.44)
@@ -105,7 +106,7 @@ def draw_body(pen: Pen, rng: np.random.Generator, skin: tuple[int, int, int], he
     draw_arm(right, angles[6], angles[7], 1.0)
     if head == "tiny":
         top_of = neck + _down(180, 0.2)
-        pen.ellipse(*top_of, 0.095, 0.12, skin)
+        pen.ellipse(top_of[0], top_of[1], 0.095, 0.12, skin)
         pen.poly(
             np.array([(-0.1, 0), (-0.08, -0.12), (0.08, -0.12), (0.1, 0)]) + top_of + (0, -0.02), (50, 35, 28)
         )

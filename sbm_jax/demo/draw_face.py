@@ -1,12 +1,12 @@
 """Draws heads: hair, eyes, brows, nose, mouth, glasses, hats and beards, frontal and turned."""
 
-
 import numpy as np
 
 from sbm_jax.demo.draw_base import CIRCLE, Pen, Thing, arc, article, jitter, named_colour, shade
 
 SKINS = (
-    (255, 224, 196), (241, 194, 160), (224, 172, 125), (198, 134, 86), (160, 104, 66), (118, 74, 48), (84, 54, 38),
+    (255, 224, 196), (241, 194, 160), (224, 172, 125), (198, 134, 86), (160, 104, 66), (118, 74, 48),
+    (84, 54, 38),
 )  # fmt: skip
 HAIR = {
     "black": (30, 26, 26),
@@ -90,7 +90,8 @@ def draw_face(pen: Pen, rng: np.random.Generator, skin: tuple[int, int, int], ne
             "with a bald head" if style == "bald" else f"with {_hair_words(style)}{hair_name} hair"
         )
     attributes: dict[str, str | float] = {
-        "expression": expression, "hair": "none" if style == "bald" else hair_name, "glasses": float(glasses), "yaw": yaw,
+        "expression": expression, "hair": "none" if style == "bald" else hair_name, "glasses": float(glasses),
+        "yaw": yaw,
     }  # fmt: skip
     return Thing("face", "face", [expression], details, attributes)
 

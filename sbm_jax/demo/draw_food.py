@@ -1,6 +1,5 @@
 """Draws food: fruits, vegetables, baked and cooked things, sometimes on a plate."""
 
-
 from collections.abc import Callable
 
 import numpy as np
@@ -52,7 +51,8 @@ def _pizza(pen: Pen, rng: Rng) -> str:
     pen.ellipse(0, 0, 0.82, 0.82, (205, 75, 40))
     pen.ellipse(0, 0, 0.77, 0.77, jitter(rng, (245, 205, 95)))
     for i in range(8):
-        x, y = arc(0, 0, *([0.52 if i % 2 else 0.3] * 2), i * 45, i * 45, 1)[0] + rng.normal(0, 0.05, 2)
+        r = 0.52 if i % 2 else 0.3
+        x, y = arc(0, 0, r, r, i * 45, i * 45, 1)[0] + rng.normal(0, 0.05, 2)
         pen.ellipse(x, y, 0.14, 0.14, (175, 45, 35))
     for x, y in rng.uniform(-0.5, 0.5, (7, 2)):
         pen.ellipse(x, y, 0.1, 0.045, GREEN if rng.random() < 0.6 else (40, 35, 35), rng.uniform(0, 3))
@@ -155,7 +155,8 @@ def _donut(pen: Pen, rng: Rng) -> str:
     pen.ring(0, 0, 0.6, 0.6, 0.6, (205, 145, 75))
     pen.ring(0, -0.02, 0.6, 0.6, 0.46, icing)
     for t in range(0, 360, 30):
-        x, y = arc(0, 0, *([rng.uniform(0.5, 0.7)] * 2), t, t, 1)[0]
+        r = rng.uniform(0.5, 0.7)
+        x, y = arc(0, 0, r, r, t, t, 1)[0]
         pen.ellipse(x, y, 0.07, 0.03, named_colour(rng)[1], rng.uniform(0, 3))
     return name
 

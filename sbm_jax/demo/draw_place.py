@@ -224,7 +224,7 @@ def _beach(pen: Pen, rng: Rng) -> None:
     crown = np.array([x + rng.uniform(-0.08, 0.08), shore - 0.3])
     pen.line([(x, shore + 0.18), (x + 0.02, shore - 0.05), crown], 0.028, BARK)
     for t in (150, 185, 215, 325, 355, 30):
-        tip = arc(*crown, 0.17, 0.13, t, t, 1)[0]
+        tip = arc(crown[0], crown[1], 0.17, 0.13, t, t, 1)[0]
         pen.poly(
             [crown, (crown + tip) / 2 + (0, -0.035), tip + (0, 0.03), (crown + tip) / 2 + (0, 0.015)],
             jitter(rng, LEAF),

@@ -20,7 +20,7 @@ _FONT_SIZE = 56
 
 
 @lru_cache(maxsize=1)
-def _font() -> ImageFont.FreeTypeFont:
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=_FONT_SIZE)
 
 
@@ -85,7 +85,7 @@ def _stamp(
     stencil.paste(glyphs.resize(pixels, Image.Resampling.BILINEAR), (margin, margin))
     turned = stencil.rotate(-np.degrees(pen.angle), Image.Resampling.BILINEAR, expand=True)
     corner = (round(pen.centre[0] - turned.width / 2), round(pen.centre[1] - turned.height / 2))
-    thick = turned.reduce(2).point(lambda v: 255 if v > 8 else 0).resize(turned.size)
+    thick = turned.reduce(2).point([0] * 9 + [255] * 247).resize(turned.size)
     if halo is not None:
         pen.canvas.image.paste(halo, corner, thick)
     pen.canvas.image.paste(ink, corner, turned)

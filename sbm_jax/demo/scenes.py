@@ -42,8 +42,8 @@ _FACE_NOUNS = ("face", "face", "face", "head", "person with a face")
 _BODY_NOUNS = ("body", "body", "figure", "body of a person")
 _BOTH_NOUNS = ("person", "person with a body and a face")
 _GLUE = (
-    "a an the of on in empty view background sign word letters glasses beard bald head hair plate without with"
-    " close up"
+    "a an the of on in empty view background sign word letters glasses beard bald head hair"
+    " plate without with close up"
 )
 
 CONCEPT_PROMPTS: dict[str, tuple[str, ...]] = {
@@ -56,8 +56,22 @@ CONCEPT_PROMPTS: dict[str, tuple[str, ...]] = {
         "a view of a city with tall buildings",
     ),
     "word": ("a word", "a photo of a word", "a picture of letters", "a word on a sign"),
-    "food": ("a photo of a pizza on a plate", "an apple", "a picture of a cake", "a photo of a burger"),
-    "object": ("a photo of a chair", "a car", "a picture of a clock", "a photo of a cup"),
+    "food": (
+        "a photo of a pizza on a plate",
+        "an apple",
+        "a picture of a cake",
+        "a photo of a burger",
+        "an image of a banana",
+        "a drawing of a bread",
+    ),
+    "object": (
+        "a photo of a chair",
+        "a car",
+        "a picture of a clock",
+        "a photo of a cup",
+        "an image of a bottle",
+        "a drawing of a plant",
+    ),
 }
 
 

@@ -15,7 +15,7 @@ AHEAD = 2
 
 
 def square_batches(paths: Sequence[Path], side: int, batch: int, workers: int = 4) -> Iterator[np.ndarray]:
-    """Yield uint8 [batch, side, side, 3] in the order of `paths`; the last batch is short if they do not divide.
+    """Yield uint8 [batch, side, side, 3] in the order of `paths`; the last batch may be short.
 
     At most AHEAD + 1 batches are in memory. Raises UserError naming an unreadable file when its batch is due;
     the batches before it are delivered first.

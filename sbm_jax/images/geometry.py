@@ -1,4 +1,4 @@
-"""Decode an image file to a square RGB array: one geometry for every backbone, so that tokens line up across models."""
+"""Decode image files to square RGB arrays: one geometry for every backbone, so tokens line up."""
 
 import struct
 import warnings
@@ -29,9 +29,9 @@ def load_square(path: Path, side: int) -> np.ndarray:
     """Decode to uint8 [side, side, 3] RGB.
 
     EXIF orientation is applied, alpha is composited on mid-grey, 16-bit grey is scaled to 8 bits, the largest
-    centred square is cropped (one pixel nearer to the top left if the margin is odd), then resized with Pillow's
-    antialiased bicubic filter. Of several frames the first is taken. Raises UserError naming an unreadable or
-    truncated file.
+    centred square is cropped (one pixel nearer to the top left if the margin is odd), then resized with
+    Pillow's antialiased bicubic filter. Of several frames the first is taken. Raises UserError naming an
+    unreadable or truncated file.
     """
     try:
         with warnings.catch_warnings():
@@ -45,6 +45,11 @@ def load_square(path: Path, side: int) -> np.ndarray:
         raise UserError(
             f"{path}: not a readable image ({error}); replace it or take it off the image list"
         ) from error
+    return to_square(image, side)
+
+
+def to_square(image: Image.Image, side: int) -> np.ndarray:
+    """The geometry of load_square for an RGB picture in memory: uint8 [side, side, 3]."""
     short = min(image.size)
     left, top = (image.width - short) // 2, (image.height - short) // 2
     image = image.crop((left, top, left + short, top + short))

@@ -1,1 +1,1 @@
-"""The report: one offline HTML page with a cortex viewer, and static figures. Takes plain arrays; no jax here."""
+"""The report: one offline HTML page with a cortex viewer, and static figures. Plain arrays in; no jax."""

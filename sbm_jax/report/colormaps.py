@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Sequential anchors follow the CC0 maps inferno, viridis and cividis, without inferno's blackest part: near-black
-# patches would read as shadow on a shaded cortex. The diverging map is ours: equal lightness on both arms.
+# Sequential anchors follow the CC0 maps inferno, viridis and cividis, without inferno's blackest part:
+# near-black patches would read as shadow on a shaded cortex. The diverging map is ours, with arms of equal
+# lightness.
 SEQUENTIAL = {
     "ember": ("#240c4f", "#5d126e", "#932667", "#c73e4c", "#ed6925", "#fca50a", "#f3dc4d", "#fcffa4"),
     "lagoon": ("#440154", "#443983", "#31688e", "#21918c", "#35b779", "#90d743", "#fde725"),
@@ -112,7 +113,7 @@ def colour_values(
     """
     if kind == "categorical":
         index = np.nan_to_num(values, nan=0).astype(np.int64)
-        if len(index) and not (0 <= index.min() and index.max() < len(categories)):
+        if len(index) and not (index.min() >= 0 and index.max() < len(categories)):
             raise ValueError(f"category index outside 0..{len(categories) - 1}")
         return np.stack([parse_hex(colour) for _, colour in categories])[index]
     if kind not in DEFAULT_PALETTE:

@@ -24,7 +24,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; `section` is summary, layers, rois, rsa, recovery or methods. The first cell of a row heads it.
+    """A table; `section` is summary, layers, rois, rsa, recovery or methods. The first cell of a row is its
+    heading.
 
     None and NaN cells are shown as a dash.
     """

@@ -1,6 +1,7 @@
 """Static brain figures (PNG or SVG, matplotlib's Agg): inflated views and flat maps of both hemispheres."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -127,12 +128,12 @@ def brain_figure(
     categories: Sequence[tuple[str, str]] = (),
     palette: str = "",
     threshold: float | None = None,
-    dpi: int = 160,
+    dpi: int = 150,
 ) -> None:
     """Write lateral, medial and ventral views of the inflated cortex, flat maps and a colour bar to `path`.
 
-    values: float [v_left + v_right], NaN = none; the suffix of `path` says png or svg. The bytes depend on the
-    arguments alone. Without flat maps the inflated views fill the figure.
+    values: float [v_left + v_right], NaN = none; the suffix of `path` says png or svg. The bytes depend on
+    the arguments alone. Without flat maps the inflated views fill the figure.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -143,7 +144,7 @@ def brain_figure(
     flat = all("flat" in hemi.coords and hemi.flat_faces is not None for hemi in (left, right))
     scale = {"kind": kind, "vmin": vmin, "vmax": vmax, "categories": categories, "palette": palette}
 
-    width, height = size = (12.0, 5.6) if flat else (6.4, 6.3)
+    size = (12.0, 5.4) if flat else (6.4, 6.2)
     figure = Figure(figsize=size, dpi=dpi, facecolor="white")
     FigureCanvasAgg(figure)
     cut = left.n_vertices
@@ -151,30 +152,21 @@ def brain_figure(
         hemi = surfaces.hemis[name]
         part = slice(0, cut) if side == 0 else slice(cut, None)
         colours, shown = vertex_colours(np.asarray(values[part], np.float64), hemi.sulc, threshold, **scale)
-        borders = [np.asarray(atlas.labels)[part] for atlas in outlines]
-
-        def place(surface: str, view: str, x: float, top: float, wide: float, middle: float | None = None):
-            """Draw one view at x, `top` inches from the top (or centred on `middle`); return where it ends."""
-            picture = render_hemisphere(
-                hemi, colours, shown, name=name, surface=surface, view=view, width=round(wide * dpi),
-                crisp=kind == "categorical", borders=borders,
-            )  # fmt: skip
-            high = wide * picture.shape[0] / picture.shape[1]
-            top = top if middle is None else middle - high / 2
-            axes = figure.add_axes((x / width, 1 - (top + high) / height, wide / width, high / height))
-            axes.imshow(picture, interpolation="antialiased")
-            axes.axis("off")
-            return top + high
-
-        x, y, wide = 0.12 + 2.6 * side if flat else 0.55 + 2.75 * side, 0.62, 2.5
-        _caption(figure, (x + wide / 2) / width, 1 - 0.48 / height, name)
+        render = partial(
+            render_hemisphere, hemi, colours, shown, name=name, crisp=kind == "categorical",
+            borders=[np.asarray(atlas.labels)[part] for atlas in outlines],
+        )  # fmt: skip
+        x, wide, y = 0.12 + 2.6 * side if flat else 0.55 + 2.75 * side, 2.5, 0.62
+        _caption(figure, x + wide / 2, name)
         for view in ("lateral", "medial", "ventral_lying"):
-            y = place("inflated", view, x, y, wide) + 0.1
+            picture = render(surface="inflated", view=view, width=round(wide * dpi))
+            y += _place(figure, picture, x, y, wide) + 0.1
         if flat:
             x, wide = 5.45 + 3.28 * side, 3.2
-            _caption(figure, (x + wide / 2) / width, 1 - 0.48 / height, f"{name}, flat")
-            place("flat", "flat", x, 0, wide, middle=2.55)
-    figure.suptitle(title, fontsize=11.5, y=1 - 0.1 / height, va="top")
+            _caption(figure, x + wide / 2, f"{name}, flat")
+            picture = render(surface="flat", view="flat", width=round(wide * dpi))
+            _place(figure, picture, x, 2.5 - wide * picture.shape[0] / picture.shape[1] / 2, wide)
+    figure.suptitle(title, fontsize=11.5, y=1 - 0.1 / size[1], va="top")
     _draw_key(figure, kind, vmin, vmax, label, categories, palette, threshold, x=0.725 if flat else 0.5)
     path = Path(path)
     metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
@@ -184,13 +176,25 @@ def brain_figure(
         figure.savefig(path, dpi=dpi, metadata=metadata)
 
 
-def _caption(figure, x: float, y: float, text: str) -> None:
-    figure.text(x, y, text, ha="center", va="center", fontsize=8.5, color="0.35")
+def _place(figure, picture: np.ndarray, x: float, top: float, wide: float) -> float:
+    """Show a picture `wide` inches wide, x from the left and `top` from the top; return its height."""
+    width, height = figure.get_size_inches()
+    high = wide * picture.shape[0] / picture.shape[1]
+    axes = figure.add_axes((x / width, 1 - (top + high) / height, wide / width, high / height))
+    axes.imshow(picture, interpolation="antialiased")
+    axes.axis("off")
+    return high
+
+
+def _caption(figure, x: float, text: str) -> None:
+    width, height = figure.get_size_inches()
+    figure.text(x / width, 1 - 0.46 / height, text, ha="center", va="center", fontsize=8.5, color="0.35")
 
 
 def _draw_key(figure, kind, vmin, vmax, label, categories, palette, threshold, *, x: float) -> None:
     """Colour bar, or swatches for categories, centred at x at the bottom of the figure."""
     from matplotlib.patches import Patch
+    from matplotlib.ticker import MaxNLocator
 
     if kind == "categorical":
         handles = [Patch(facecolor=colour, label=name) for name, colour in categories]
@@ -206,6 +210,7 @@ def _draw_key(figure, kind, vmin, vmax, label, categories, palette, threshold, *
     axes = figure.add_axes((x - 0.13, 0.105, 0.26, 0.026))
     axes.imshow(table[None] / 255, aspect="auto", extent=(vmin, vmax, 0, 1), interpolation="nearest")
     axes.set_yticks([])
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axes.tick_params(labelsize=8, length=2.5, color="0.4")
     for spine in axes.spines.values():
         spine.set_visible(False)

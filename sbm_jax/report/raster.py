@@ -1,4 +1,4 @@
-"""A small z-buffer rasteriser for triangle meshes in numpy, and the cameras that the figures and the page share."""
+"""A small z-buffer rasteriser for triangle meshes in numpy, and the cameras that figures and page share."""
 
 import numpy as np
 
@@ -13,12 +13,12 @@ VIEWS = {
     "ventral_lying": ((0, -1, 0), (-1, 0, 0), (0, 0, -1)),
     "flat": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
 }
-# Views from which the left hemisphere belongs on the right of the screen, so that medial walls face each other.
+# Views from which the left hemisphere belongs on the right of the screen, medial walls together.
 CROSSED_VIEWS = ("ventral", "anterior")
 
 
 def camera(view: str, hemi: str) -> np.ndarray:
-    """float64 [3, 3]. The right hemisphere's camera is the left one's mirrored in x, on the screen and in space."""
+    """float64 [3, 3]; the right hemisphere's is the left one's mirrored in x, on screen and in space."""
     rows = np.array(VIEWS[view], np.float64)
     if hemi == "right" and view != "flat":
         mirror = np.diag([-1.0, 1.0, 1.0])
@@ -46,8 +46,8 @@ def rasterise(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Nearest front-facing triangle under every pixel centre.
 
-    xy: pixel coordinates (x right, y down); depth: larger is nearer. Returns face [height, width] int32, -1 where
-    there is none, and barycentric weights [height, width, 3] float32 of that face's corners.
+    xy: pixel coordinates (x right, y down); depth: larger is nearer. Returns face [height, width] int32, -1
+    where there is none, and barycentric weights [height, width, 3] float32 of that face's corners.
     """
     face_hw = np.full(height * width, -1, np.int32)
     weight_hw3 = np.zeros((height * width, 3), np.float32)
@@ -63,28 +63,29 @@ def rasterise(
     if not len(kept):
         return face_hw.reshape(height, width), weight_hw3.reshape(height, width, 3)
 
-    face = np.repeat(kept, n_pixels[kept])
-    first = np.cumsum(n_pixels[kept]) - n_pixels[kept]
-    within = np.arange(len(face)) - np.repeat(first, n_pixels[kept])
-    px, py = left[face] + within % columns[face], top[face] + within // columns[face]
+    count = n_pixels[kept]
+    slot = np.repeat(np.arange(len(kept), dtype=np.int32), count)
+    first = (np.cumsum(count) - count).astype(np.int32)
+    within = np.arange(count.sum(), dtype=np.int32) - first[slot]
+    row, column = np.divmod(within, columns[kept].astype(np.int32)[slot])
+    row += top[kept].astype(np.int32)[slot]
+    column += left[kept].astype(np.int32)[slot]
 
-    # Weights are affine in the pixel: w_i = (const + x slope_x + y slope_y), one row of coefficients per face.
-    inverse = 1 / area[kept]
-    slot = np.repeat(np.arange(len(kept)), n_pixels[kept])
-    weights = []
-    for j, k in ((1, 2), (2, 0)):
-        xj, yj, xk, yk = x[kept, j], y[kept, j], x[kept, k], y[kept, k]
-        constant, slope_x, slope_y = (xj * yk - xk * yj) * inverse, (yj - yk) * inverse, (xk - xj) * inverse
-        weights.append(constant[slot] + (px + 0.5) * slope_x[slot] + (py + 0.5) * slope_y[slot])
-    w0, w1 = weights
-    w2 = 1 - w0 - w1
-    inside = (w0 >= 0) & (w1 >= 0) & (w2 >= 0)
-    face, pixel = face[inside], (py * width + px)[inside]
+    # Weights are linear in the offset from the first corner; offsets are small, so float32 is exact enough.
+    x, y, inverse = x[kept], y[kept], 1 / area[kept]
+    dx = column.astype(np.float32) - _gather(x[:, 0] - 0.5, slot)
+    dy = row.astype(np.float32) - _gather(y[:, 0] - 0.5, slot)
+    w1 = dx * _gather((y[:, 2] - y[:, 0]) * inverse, slot) - dy * _gather((x[:, 2] - x[:, 0]) * inverse, slot)
+    w2 = dy * _gather((x[:, 1] - x[:, 0]) * inverse, slot) - dx * _gather((y[:, 1] - y[:, 0]) * inverse, slot)
+    w0 = 1 - w1 - w2
+    # the tolerance closes pinholes along edges, where both neighbours can round to just outside
+    inside = np.flatnonzero((w0 >= -1e-5) & (w1 >= -1e-5) & (w2 >= -1e-5))
+    face, pixel = kept[slot[inside]], row[inside] * width + column[inside]
     w0, w1, w2 = w0[inside], w1[inside], w2[inside]
-    corner_depth = depth_v[faces_f3[face]]
+    corner_depth = depth_v.astype(np.float32)[faces_f3[face]]
     depth = w0 * corner_depth[:, 0] + w1 * corner_depth[:, 1] + w2 * corner_depth[:, 2]
 
-    nearest = np.full(height * width, -np.inf)
+    nearest = np.full(height * width, -np.inf, np.float32)
     np.maximum.at(nearest, pixel, depth)
     won = depth == nearest[pixel]
     face_hw[pixel[won]] = face[won]
@@ -92,17 +93,24 @@ def rasterise(
     return face_hw.reshape(height, width), weight_hw3.reshape(height, width, 3)
 
 
+def _gather(per_face: np.ndarray, slot: np.ndarray) -> np.ndarray:
+    return per_face.astype(np.float32)[slot]
+
+
 def interpolate(attribute_vc: np.ndarray, faces_f3: np.ndarray, face_hw: np.ndarray, weight_hw3: np.ndarray):
-    """Vertex attributes [v, c] -> pixels [h, w, c] float32 by barycentric weights; 0 where there is no face."""
-    corner = attribute_vc.astype(np.float32)[faces_f3[np.maximum(face_hw, 0)]]
-    out = np.einsum("hwk,hwkc->hwc", weight_hw3, corner)
-    return np.where(face_hw[..., None] >= 0, out, 0)
+    """Vertex attributes [v, c] -> pixels [h, w, c] float32 by barycentric weights; 0 off the mesh."""
+    out = np.zeros((*face_hw.shape, attribute_vc.shape[1]), np.float32)
+    covered = face_hw >= 0
+    corner, weight = faces_f3[face_hw[covered]], weight_hw3[covered]
+    attribute = attribute_vc.astype(np.float32)
+    out[covered] = sum(weight[:, i : i + 1] * attribute[corner[:, i]] for i in range(3))
+    return out
 
 
 def majority(
     label_v: np.ndarray, faces_f3: np.ndarray, face_hw: np.ndarray, weight_hw3: np.ndarray
 ) -> np.ndarray:
-    """Vertex that speaks for each pixel: of the corners whose equal labels weigh most together. int [h, w], -1 none.
+    """Vertex that speaks for each pixel, int [h, w], -1 none: a corner of the label that weighs most there.
 
     Borders between labels then run straight from edge midpoint to edge midpoint.
     """

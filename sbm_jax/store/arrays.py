@@ -11,7 +11,9 @@ import tensorstore as ts
 
 from sbm_jax.errors import StoreError, UserError
 
-CHUNK_BYTES = 1 << 19  # half a MiB: one seek's worth on spinning and network disks, small enough for random reads
+CHUNK_BYTES = (
+    1 << 19
+)  # half a MiB: one seek's worth on spinning and network disks, small enough for random reads
 _CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
 _FULL_DISK = ("No space left", "RESOURCE_EXHAUSTED", "File too large", "Disk quota")
 
@@ -32,12 +34,20 @@ def array_spec(
     compress: bool,
     attributes: dict[str, Any],
     dimensions: tuple[str, ...] | None = None,
+    chunk_columns: int | None = None,
 ) -> dict[str, Any]:
-    """TensorStore spec of an array whose shards are blocks of `shard_rows` rows of the first axis."""
-    shard = (shard_rows, *(max(1, s) for s in shape[1:]))
-    chunk = (_chunk_rows(shape, np.dtype(dtype).itemsize, shard_rows), *shard[1:])
+    """TensorStore spec of an array whose shards are blocks of `shard_rows` rows of the first axis.
+
+    chunk_columns splits chunks along the second axis too; chunks of zeros only are not stored. The shard is then padded
+    to whole chunks.
+    """
+    inner = [max(1, s) for s in shape[1:]]
+    if chunk_columns is not None:
+        inner[0] = min(chunk_columns, inner[0])
+    chunk = (_chunk_rows((shape[0], *inner), np.dtype(dtype).itemsize, shard_rows), *inner)
+    shard = (shard_rows, *(-(-max(1, s) // c) * c for s, c in zip(shape[1:], inner, strict=True)))
     little: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
-    inner = [little, {"name": "zstd", "configuration": {"level": 3}}] if compress else [little]
+    codecs = [little, {"name": "zstd", "configuration": {"level": 3}}] if compress else [little]
     metadata: dict[str, Any] = {
         "shape": list(shape),
         "data_type": dtype,
@@ -49,7 +59,7 @@ def array_spec(
                 "name": "sharding_indexed",
                 "configuration": {
                     "chunk_shape": list(chunk),
-                    "codecs": [*inner, {"name": "crc32c"}],
+                    "codecs": [*codecs, {"name": "crc32c"}],
                     "index_codecs": [little, {"name": "crc32c"}],
                     "index_location": "end",
                 },
@@ -99,8 +109,14 @@ class guarded:
             raise UserError(
                 f"{self.doing}: the disk is full (or over quota). Finished shards are kept: free space and rerun to go on."
             ) from None
-        if isinstance(error, PermissionError) or "PERMISSION_DENIED" in text or "Read-only file system" in text:
-            raise UserError(f"{self.doing}: no permission to write there. Choose another folder with --out.") from None
+        if (
+            isinstance(error, PermissionError)
+            or "PERMISSION_DENIED" in text
+            or "Read-only file system" in text
+        ):
+            raise UserError(
+                f"{self.doing}: no permission to write there. Choose another folder with --out."
+            ) from None
         if isinstance(error, ValueError) and ("checksum" in text or "DATA_LOSS" in text or "CRC" in text):
             raise StoreError(
                 f"{self.doing}: the data on disk are corrupt ({_first_line(text)}). Delete that store's folder and rerun; "

@@ -75,6 +75,7 @@ class StoreWriter:
         compress: bool = True,
         dimensions: tuple[str, ...] | None = None,
         attributes: dict[str, Any] | None = None,
+        chunk_columns: int | None = None,
     ) -> None:
         """Declare an array; rows are then written by whole shards of `shard_rows` rows (None: one shard)."""
         rows = max(1, min(shard_rows or shape[0], shape[0]))
@@ -86,6 +87,7 @@ class StoreWriter:
             compress=compress,
             attributes=attributes or {},
             dimensions=dimensions,
+            chunk_columns=chunk_columns,
         )
         self._arrays[name] = arrays.create_array(spec)
         self._shard_rows[name] = rows
@@ -101,7 +103,13 @@ class StoreWriter:
         with arrays.guarded(f"writing {self.path / name}"):
             array[start:stop].write(np.ascontiguousarray(block, array.dtype.numpy_dtype)).result()
 
-    def put(self, name: str, value: np.ndarray, *, dimensions: tuple[str, ...] | None = None, **attributes: Any) -> None:
+    def width(self, name: str) -> int:
+        """Columns of a declared array."""
+        return int(self._arrays[name].shape[1])
+
+    def put(
+        self, name: str, value: np.ndarray, *, dimensions: tuple[str, ...] | None = None, **attributes: Any
+    ) -> None:
         """Create and write a whole array in one shard."""
         value = np.asarray(value)
         self.create(name, value.shape, value.dtype.name, dimensions=dimensions, attributes=attributes)
@@ -185,7 +193,9 @@ class Store:
         try:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise StoreError(f"store {self.path}: cannot read {name} ({error}). Delete the folder and rerun.") from None
+            raise StoreError(
+                f"store {self.path}: cannot read {name} ({error}). Delete the folder and rerun."
+            ) from None
 
 
 def finished_or(stores: Path, spec: StoreSpec, make: Callable[[], Store]) -> Store:

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sbm_jax.kernels import SparseCodes, cosine_topk, cosine_topk_both, cosine_topk_voxels, merge_topk, paired_cosine
+from sbm_jax.kernels import (
+    SparseCodes,
+    cosine_topk,
+    cosine_topk_both,
+    cosine_topk_voxels,
+    merge_topk,
+    paired_cosine,
+)
 from sbm_jax.kernels.cosine_topk import reference, sharded, xla
 from sbm_jax.kernels.cosine_topk.cases import CASES
 

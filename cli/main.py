@@ -1,0 +1,166 @@
+"""`sbm-jax`: one click command per stage, and `run` for all of them. Exit codes: 0 done, 2 the user can mend it, 130 stopped."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sbm_jax import __version__
+from sbm_jax.cli.options import make_context, run_options
+from sbm_jax.errors import UserError
+
+_STAGES = {
+    "betas": "Average single trials to one response per image and voxel, with reliability.",
+    "extract": "Turn images into activations: the residual stream after every block.",
+    "train": "Train one TopK autoencoder per layer and token kind.",
+    "encode": "Turn activations into per-image codes.",
+    "align": "Find each voxel's best units and each unit's best voxels.",
+    "rsa": "Compare image x image RDMs and voxel structure.",
+    "roi": "Find the units that each ROI prefers, and what they show.",
+    "layers": "Place each voxel in the depth of the network.",
+    "recovery": "Score how well the planted truth of a simulated dataset is found.",
+    "report": "Write the page, the summary, figures and surface maps.",
+}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="sbm-jax")
+@click.option("--cpu-devices", type=click.IntRange(1), help="Run on the CPU as if it had this many devices.")
+@click.pass_context
+def cli(context: click.Context, cpu_devices: int | None) -> None:
+    """Align sparse autoencoder units of vision transformers with fMRI voxels.
+
+    `sbm-jax run` does everything; each stage is a command of its own. Stores that exist are found, not made again.
+    """
+    context.obj = cpu_devices
+
+
+def _start_jax(cpu_devices: int | None) -> None:
+    """Settings that must come before the first use of JAX."""
+    import os
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from sbm_jax.mesh import enable_compilation_cache, force_cpu_devices
+
+    if cpu_devices:
+        force_cpu_devices(cpu_devices)
+    enable_compilation_cache()
+
+
+@cli.command("run")
+@run_options
+@click.option("--stages", metavar="NAMES", help="Only these: a,b,c or a range such as train..align.")
+@click.option("--dry-run", is_flag=True, help="Print what would be made, with bytes and FLOPs, and stop.")
+@click.pass_obj
+def run_command(
+    cpu_devices: int | None,
+    config_path: Path | None,
+    overrides: tuple[str, ...],
+    out: Path,
+    stages: str | None,
+    dry_run: bool,
+) -> None:
+    """Run every stage (or some) and print where the results are."""
+    from sbm_jax import pipeline
+    from sbm_jax.store.lock import run_lock
+
+    chosen = pipeline.choose(stages)
+    context = make_context(config_path, overrides, out)
+    if dry_run:
+        click.echo("\n".join(pipeline.plan_lines(context, chosen)))
+        return
+    with run_lock(out):
+        _start_if_needed(context, chosen, cpu_devices)
+        pipeline.run(context, chosen)
+        if context.has(context.specs.report):
+            from sbm_jax.report.results import publish
+
+            click.echo(publish(context.open(context.specs.report), out))
+
+
+def _start_if_needed(context: Any, chosen: tuple[str, ...], cpu_devices: int | None) -> None:
+    """JAX takes seconds to start: leave it alone when every store is there."""
+    from sbm_jax import pipeline
+
+    if any(step.stage in chosen and not context.has(step.spec) for step in pipeline.steps(context)):
+        _start_jax(cpu_devices)
+
+
+def _add_stage(name: str, text: str) -> None:
+    @cli.command(name, help=f"{text} Needs the stores of the stages before it.")
+    @run_options
+    @click.pass_obj
+    def command(cpu_devices: int | None, config_path: Path | None, overrides: tuple[str, ...], out: Path) -> None:
+        from sbm_jax import pipeline
+        from sbm_jax.store.lock import run_lock
+
+        context = make_context(config_path, overrides, out)
+        with run_lock(out):
+            _start_if_needed(context, (name,), cpu_devices)
+            pipeline.run(context, (name,))
+            for step in pipeline.steps(context):
+                if step.stage == name:
+                    click.echo(str(step.spec.path(context.stores)))
+
+
+for _name, _text in _STAGES.items():
+    _add_stage(_name, _text)
+
+
+@cli.group()
+def data() -> None:
+    """Datasets: write the demo's."""
+
+
+@data.command("demo")
+@run_options
+@click.pass_obj
+def data_demo(cpu_devices: int | None, config_path: Path | None, overrides: tuple[str, ...], out: Path) -> None:
+    """Write the embedded dataset: scenes, simulated brains, and the truth behind them."""
+    from sbm_jax import pipeline
+    from sbm_jax.store.lock import run_lock
+
+    context = make_context(config_path, overrides, out)
+    if context.facts.demo is None:
+        raise UserError(f"data.root is {context.config.data.root}; only data.root=demo can be written")
+    with run_lock(out):
+        _start_if_needed(context, ("dataset",), cpu_devices)
+        pipeline.run(context, ("dataset",))
+    click.echo(str(context.facts.root))
+
+
+@cli.group()
+def demo() -> None:
+    """The embedded backbone."""
+
+
+@demo.command("zero-shot")
+@click.option("--scenes", type=click.IntRange(100), default=3000, show_default=True, help="Held-out scenes to draw.")
+@click.pass_obj
+def demo_zero_shot(cpu_devices: int | None, scenes: int) -> None:
+    """Held-out zero-shot accuracy of the embedded CLIP, as JSON."""
+    import json
+
+    _start_jax(cpu_devices)
+    from sbm_jax.demo.zero_shot import zero_shot_accuracy
+
+    click.echo(json.dumps(zero_shot_accuracy(n_scenes=scenes), indent=1))
+
+
+def main() -> None:
+    """Entry point: a UserError is one message on stderr and exit code 2, never a traceback."""
+    try:
+        cli(prog_name="sbm-jax")
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        click.echo("stopped; finished shards are kept, run the same command to go on", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Orbax checkpoints of a training state: asynchronous, the last two kept, restored onto whatever mesh is in use."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh, NamedSharding
+
+from sbm_jax.errors import UserError
+from sbm_jax.sae.step import TrainState, state_specs
+from sbm_jax.store.arrays import guarded
+
+logging.getLogger("absl").setLevel(
+    logging.ERROR
+)  # Orbax logs every save at INFO and its own defaults as warnings
+
+
+class Checkpoints:
+    """Checkpoints of one training run in one folder.
+
+    Orbax writes time stamps into its folders, so their bytes differ between runs; the restored numbers do not.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder.resolve()
+        with guarded(f"making {folder}"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def latest(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, step: int) -> None:
+        """Save in the background; the state may be donated to the next step right away."""
+        with guarded(f"writing a checkpoint to {self.folder}"):
+            self._manager.save(step, args=ocp.args.StandardSave(state._asdict()))
+
+    def restore(self, like: TrainState, mesh: Mesh) -> TrainState:
+        """The newest checkpoint, laid over `mesh`. Raises UserError when its shapes are not those of `like`."""
+        step = self.latest()
+        target = jax.tree.map(
+            lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
+            like,
+            state_specs(like),
+        )
+        try:
+            restored: Any = self._manager.restore(step, args=ocp.args.StandardRestore(target._asdict()))
+        except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
+            reason = str(error).splitlines()[0][:200]
+            raise UserError(
+                f"the checkpoint of step {step} in {self.folder} cannot be restored ({reason}). Delete that folder and rerun."
+            ) from None
+        return TrainState(**restored)
+
+    def close(self) -> None:
+        """Wait for saves under way."""
+        with guarded(f"writing a checkpoint to {self.folder}"):
+            self._manager.wait_until_finished()
+            self._manager.close()

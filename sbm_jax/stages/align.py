@@ -1,0 +1,192 @@
+"""align: for each voxel its best units over all layers, for each unit its best voxels; selected and scored apart.
+
+Selection runs on a subject's unique images (`in_sample`), scores on the shared ones (`held_out`). The unit x voxel matrix
+is never built: voxel blocks x layers stream through `cosine_topk_both`, lists are merged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sbm_jax.axes import SAE_MODES, TOKEN_KIND
+from sbm_jax.errors import UserError
+from sbm_jax.kernels import SparseCodes, cosine_topk, cosine_topk_both, merge_topk, paired_cosine
+from sbm_jax.mesh import make_mesh
+from sbm_jax.progress import progress
+from sbm_jax.stages.context import Context
+from sbm_jax.stages.inputs import Codes, n_units, read_betas, read_codes, subject_images
+from sbm_jax.store.store import Store, StoreWriter
+
+_CONSTANT = -2.0
+
+
+def run(ctx: Context, name: str) -> Store:
+    """Write the alignment of one subject. Per mode (v voxels, l layers, u units per layer, k kept, b shuffles):
+
+    `voxel_values` [v, k] in-sample similarity, `voxel_units` [v, k] as layer x units + unit (-1: voxel left out),
+    `held_out` [v, k]; per layer `layer_values`, `layer_units`, `layer_held_out` [l, v]; `unit_values`, `unit_voxels`
+    [l, u, k]; the same search with images permuted: `shuffled_values`, `shuffled_units`, `shuffled_held_out` [b, v];
+    for autoencoders `decoder` [v, d], the decoder row of the best unit in input coordinates.
+    """
+    codes, saes = ctx.open(ctx.specs.codes), ctx.open(ctx.specs.saes)
+    betas = ctx.open(ctx.specs.betas[name])
+    writer = ctx.writer(ctx.specs.align[name])
+    images = subject_images(betas)
+    usable = np.flatnonzero(betas.read("usable"))
+    modes, hooks, config = ctx.config.encode.modes, ctx.facts.hooks, ctx.config.align
+    n_voxels = betas.array("betas").shape[0]
+    block = max(256, (config.memory_mb << 20) // (16 * len(images.rows)))
+    blocks = [usable[i : i + block] for i in range(0, len(usable), block)]
+    mesh = make_mesh({"units": 1, "voxels": len(ctx.devices)}, ctx.devices) if len(ctx.devices) > 1 else None
+    with progress(f"align {name}", len(modes) * len(blocks) * len(hooks), "layer blocks") as task:
+        for mode in modes:
+            units = n_units(codes, saes, mode, hooks[0])
+            search = Search(
+                n_voxels, len(hooks), units, min(config.k_voxel, units), config.k_unit, config.shuffles, mesh, config.seed
+            )
+            for voxels in blocks:
+                y = read_betas(betas, voxels)
+                search.start(voxels, y[~images.shared], y[images.shared])
+                for layer, hook in enumerate(hooks):
+                    search.layer(
+                        layer,
+                        _checked(read_codes(codes, mode, hook, images.select_rows, units), mode, hook),
+                        _checked(read_codes(codes, mode, hook, images.held_out_rows, units), mode, hook),
+                    )
+                    task.advance()
+            for key, value in search.results().items():
+                writer.put(f"{mode}/{key}", value)
+            if mode in SAE_MODES:
+                writer.put(f"{mode}/decoder", _decoder_rows(saes, mode, hooks, search.units[:, 0], units))
+    writer.put("voxels", usable.astype(np.int64))
+    _write_index(writer, ctx, codes, saes)
+    return writer.commit()
+
+
+def _write_index(writer: StoreWriter, ctx: Context, codes: Store, saes: Store) -> None:
+    hooks = list(ctx.facts.hooks)
+    units = {mode: n_units(codes, saes, mode, hooks[0]) for mode in ctx.config.encode.modes}
+    writer.put_json("index.json", {"modes": list(ctx.config.encode.modes), "hooks": hooks, "units_per_layer": units})
+
+
+def _checked(codes: Codes, mode: str, hook: str) -> Codes:
+    values = codes.values_nk if isinstance(codes, SparseCodes) else codes
+    if not np.isfinite(values).all():
+        raise UserError(f"align: the {mode} codes at {hook} hold NaN or infinity. Check the activations and the training.")
+    return codes
+
+
+def _decoder_rows(saes: Store, mode: str, hooks: tuple[str, ...], best_v: np.ndarray, units: int) -> np.ndarray:
+    """w_dec / scale of each voxel's best unit: what one unit of its code adds to the activation."""
+    members = [(m["kind"], m["hook"]) for m in saes.json("metrics.json")["members"]]
+    out = np.zeros((len(best_v), saes.array("w_dec").shape[2]), np.float32)
+    scale = saes.read("scale")
+    for layer, hook in enumerate(hooks):
+        a = members.index((TOKEN_KIND[mode], hook))
+        mine = np.flatnonzero((best_v >= 0) & (best_v // units == layer))
+        rows = saes.read("w_dec", slice(a, a + 1))[0]
+        out[mine] = rows[best_v[mine] % units] / scale[a]
+    return out
+
+
+@dataclass
+class Search:
+    """Running results of one mode over voxel blocks and layers."""
+
+    n_voxels: int
+    n_layers: int
+    units_per_layer: int
+    k_voxel: int
+    k_unit: int
+    shuffles: int
+    mesh: Any
+    seed: int
+    values: np.ndarray = field(init=False)
+    units: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        v, layers, u = self.n_voxels, self.n_layers, self.units_per_layer
+        self.values, self.units = _empty(v, self.k_voxel)
+        self.held_out = np.zeros((v, self.k_voxel), np.float32)
+        self.layer_values, self.layer_units = _empty(layers, v)
+        self.layer_held_out = np.zeros((layers, v), np.float32)
+        self.unit_values, self.unit_voxels = _empty(layers, u, self.k_unit)
+        self.shuffled_values, self.shuffled_units = _empty(self.shuffles, v)
+        self.shuffled_held_out = np.zeros((self.shuffles, v), np.float32)
+
+    def start(self, voxels: np.ndarray, y_select: np.ndarray, y_held_out: np.ndarray) -> None:
+        """Begin a block of voxels: responses [n, block] to the selection and the held-out images."""
+        self.voxels, self.y_select, self.y_held_out = voxels, y_select, y_held_out
+        rng = np.random.default_rng([self.seed, len(y_select), len(y_held_out)])
+        # One permutation of the images for all voxels and layers, so that their dependence stays.
+        self.orders = [(rng.permutation(len(y_select)), rng.permutation(len(y_held_out))) for _ in range(self.shuffles)]
+
+    def layer(self, layer: int, select: Codes, held_out: Codes) -> None:
+        """Search one layer's units for the current block of voxels."""
+        v, u, offset = self.voxels, self.units_per_layer, layer * self.units_per_layer
+        k_unit = min(self.k_unit, len(v))
+        values_vk, units_vk, values_uk, at_uk = cosine_topk_both(
+            select, self.y_select, min(self.k_voxel, u), k_unit, mesh=self.mesh
+        )
+        scores = paired_cosine(held_out, self.y_held_out, units_vk)
+        values_vk, values_uk = _as_keys(values_vk), _as_keys(values_uk)
+        self.layer_values[layer, v], self.layer_units[layer, v] = values_vk[:, 0], units_vk[:, 0] + offset
+        self.layer_held_out[layer, v] = scores[:, 0]
+        # Scores travel with their units through the merge: the slot says which list a unit came from.
+        old = np.arange(self.k_voxel, dtype=np.int32)[None].repeat(len(v), 0)
+        new = self.k_voxel + np.arange(units_vk.shape[1], dtype=np.int32)[None].repeat(len(v), 0)
+        best, slot = (np.asarray(x) for x in merge_topk(self.values[v], old, values_vk, new, self.k_voxel))
+        self.values[v] = best
+        self.units[v] = np.take_along_axis(np.hstack([self.units[v], units_vk + offset]), slot, axis=1)
+        self.held_out[v] = np.take_along_axis(np.hstack([self.held_out[v], scores]), slot, axis=1)
+        merged, place = merge_topk(
+            self.unit_values[layer], self.unit_voxels[layer], values_uk, v[at_uk].astype(np.int32), self.k_unit
+        )
+        self.unit_values[layer], self.unit_voxels[layer] = np.asarray(merged), np.asarray(place)
+        for b, (order_s, order_h) in enumerate(self.orders):
+            value, unit = cosine_topk(_rows(select, order_s), self.y_select, 1, mesh=self.mesh)
+            value = _as_keys(value)
+            score = paired_cosine(_rows(held_out, order_h), self.y_held_out, unit)
+            better = value[:, 0] > self.shuffled_values[b, v]
+            at = v[better]
+            self.shuffled_values[b, at] = value[better, 0]
+            self.shuffled_units[b, at] = unit[better, 0] + offset
+            self.shuffled_held_out[b, at] = score[better, 0]
+
+    def results(self) -> dict[str, np.ndarray]:
+        """The arrays of the store; voxels that were left out have unit -1 and NaN."""
+        out = {
+            "voxel_values": self.values,
+            "voxel_units": self.units,
+            "held_out": np.where(self.units >= 0, self.held_out, np.nan),
+            "layer_values": self.layer_values,
+            "layer_units": self.layer_units,
+            "layer_held_out": np.where(self.layer_units >= 0, self.layer_held_out, np.nan),
+            "unit_values": self.unit_values,
+            "unit_voxels": self.unit_voxels,
+            "shuffled_values": self.shuffled_values,
+            "shuffled_units": self.shuffled_units,
+            "shuffled_held_out": np.where(self.shuffled_units >= 0, self.shuffled_held_out, np.nan),
+        }
+        return {key: _from_keys(x) if x.dtype.kind == "f" else x for key, x in out.items()}
+
+
+def _empty(*shape: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int32)
+
+
+def _as_keys(values: np.ndarray) -> np.ndarray:
+    """Similarities to merge keys: the exact 0 of a constant candidate goes below every real one, in all layers alike."""
+    return np.where(values == 0, np.float32(_CONSTANT), values)
+
+
+def _from_keys(keys: np.ndarray) -> np.ndarray:
+    """Merge keys to similarities: 0 for constant candidates, NaN where there is no candidate."""
+    return np.where(np.isneginf(keys), np.float32(np.nan), np.where(keys == _CONSTANT, np.float32(0), keys))
+
+
+def _rows(codes: Codes, order: np.ndarray) -> Codes:
+    return codes.rows(order) if isinstance(codes, SparseCodes) else codes[order]

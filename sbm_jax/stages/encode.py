@@ -1,0 +1,165 @@
+"""encode: activations to per-image codes, sparse for the autoencoders and dense for neurons and random directions."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sbm_jax.axes import SAE_MODES
+from sbm_jax.progress import progress
+from sbm_jax.sae.model import Norm, Params, encode, normalise
+from sbm_jax.sae.stream import array_name
+from sbm_jax.stages.context import Context
+from sbm_jax.store.store import Store, StoreWriter
+
+_SHARD_IMAGES = 256
+_CHUNK_CODES = 128
+
+
+def run(ctx: Context) -> Store:
+    """Write the code store. Per mode and hook:
+
+    `cls`, `patch_mean`, `patch_max`: `values` [n, k] with `units` [n, k] (zero values are padding) and `active` [n],
+        the number of units that fire on each image. The CLS code, or the patch codes pooled over patches.
+    `raw`: [n, d], the residual stream averaged over patches. `random`: [n, u], as many random unit directions of it as
+        the autoencoders have units.
+    """
+    acts, saes = ctx.open(ctx.specs.activations), ctx.open(ctx.specs.saes)
+    members = [(m["kind"], m["hook"]) for m in saes.json("metrics.json")["members"]]
+    writer = ctx.writer(ctx.specs.codes)
+    n = ctx.facts.n_images
+    shard = min(_SHARD_IMAGES, n)
+    hooks, modes = ctx.facts.hooks, ctx.config.encode.modes
+    params = {
+        member: _member(saes, a) for a, member in enumerate(members)
+    }
+    u, k = saes.array("b_enc").shape[1], ctx.config.train.k
+    tokens, d = acts.array(array_name(hooks[0], "patch")).shape[1:]
+    directions = _random_directions(d, u, ctx.config.encode.seed)
+    for mode in modes:
+        for hook in hooks:
+            _create(writer, mode, hook, n, shard, width=_width(mode, tokens, k, u, d))
+    blocks = -(-n // shard)
+    with progress("encode", blocks * len(hooks), "shards", writer.cursor * len(hooks)) as task:
+        for block in range(writer.cursor, blocks):
+            rows = slice(block * shard, min(n, (block + 1) * shard))
+            for hook in hooks:
+                _encode_block(ctx, acts, writer, params, directions, hook, rows, u)
+                task.advance()
+            writer.advance(block + 1)
+    return writer.commit()
+
+
+def _member(saes: Store, a: int) -> tuple[Norm, Params]:
+    norm = Norm(*(jnp.asarray(saes.read(name, slice(a, a + 1))) for name in Norm._fields))
+    return norm, Params(*(jnp.asarray(saes.read(name, slice(a, a + 1))) for name in Params._fields))
+
+
+def _random_directions(d: int, u: int, seed: int) -> np.ndarray:
+    rows = np.random.default_rng([seed, d, u]).standard_normal((d, u))
+    return (rows / np.linalg.norm(rows, axis=0)).astype(np.float32)
+
+
+def _width(mode: str, tokens: int, k: int, u: int, d: int) -> int:
+    """Columns of a mode's array: for pooled codes the most units that can be active on one image."""
+    return {"cls": k, "patch_mean": min(u, tokens * k), "patch_max": min(u, tokens * k), "raw": d, "random": u}[mode]
+
+
+def _create(writer: StoreWriter, mode: str, hook: str, n: int, shard: int, width: int) -> None:
+    name = f"{mode}/{hook}"
+    if mode not in SAE_MODES:
+        writer.create(name, (n, width), "float32", shard_rows=shard, dimensions=("n", "u"))
+        return
+    for part, dtype in (("values", "float32"), ("units", "int32")):
+        writer.create(
+            f"{name}/{part}", (n, width), dtype, shard_rows=shard, dimensions=("n", "k"), chunk_columns=_CHUNK_CODES
+        )
+    writer.create(f"{name}/active", (n,), "int32", shard_rows=shard, dimensions=("n",))
+
+
+def _encode_block(
+    ctx: Context,
+    acts: Store,
+    writer: StoreWriter,
+    params: dict[tuple[str, str], tuple[Norm, Params]],
+    directions: np.ndarray,
+    hook: str,
+    rows: slice,
+    u: int,
+) -> None:
+    """All modes of one hook for one shard of images; each activation is read once."""
+    modes, k, step = ctx.config.encode.modes, ctx.config.train.k, ctx.config.encode.batch
+    start = rows.start
+    if "cls" in modes:
+        x = acts.read(array_name(hook, "cls"), rows)
+        values, units = _cls_codes(*params["cls", hook], _padded(x, step), k)
+        values, units = np.asarray(values)[: len(x)], np.asarray(units)[: len(x)]
+        _write_sparse(writer, f"cls/{hook}", start, values, np.where(values > 0, units, 0))
+    if set(modes) - {"cls"}:
+        x = acts.read(array_name(hook, "patch"), rows)
+        raw = x.astype(np.float32).mean(axis=1)
+        if "raw" in modes:
+            writer.write(f"raw/{hook}", start, raw)
+        if "random" in modes:
+            writer.write(f"random/{hook}", start, raw @ directions)
+        wanted = tuple(mode for mode in ("patch_mean", "patch_max") if mode in modes)
+        if wanted:
+            pooled = [
+                _pooled_codes(*params["patch", hook], _padded(x[i : i + step], step), k, u, wanted)
+                for i in range(0, len(x), step)
+            ]
+            for mode in wanted:
+                dense = np.concatenate([np.asarray(block[mode]) for block in pooled])[: len(x)]
+                width = writer.width(f"{mode}/{hook}/values")
+                _write_sparse(writer, f"{mode}/{hook}", start, *_compact(dense, width))
+
+
+def _padded(x: np.ndarray, multiple: int) -> np.ndarray:
+    """Zero rows up to a multiple, so that every call has one of few shapes."""
+    return np.pad(x, [(0, -len(x) % multiple), *[(0, 0)] * (x.ndim - 1)])
+
+
+@functools.partial(jax.jit, static_argnames="k")
+def _cls_codes(norm: Norm, params: Params, x_nd: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    values, units = encode(params, normalise(norm, x_nd[None]), k)
+    return values[0], units[0]
+
+
+@functools.partial(jax.jit, static_argnames=("k", "u", "modes"))
+def _pooled_codes(
+    norm: Norm, params: Params, x_ntd: jax.Array, k: int, u: int, modes: tuple[str, ...]
+) -> dict[str, jax.Array]:
+    """Mean and maximum over patches of the codes of each image of a batch, dense [b, u] for this batch only."""
+    n, t, d = x_ntd.shape
+    values, units = encode(params, normalise(norm, x_ntd.reshape(1, n * t, d)), k)
+    values, units = values.reshape(n, t * k), units.reshape(n, t * k)
+    rows = jnp.arange(n)[:, None]
+    zero = jnp.zeros((n, u), jnp.float32)
+    out = {}
+    if "patch_mean" in modes:
+        out["patch_mean"] = zero.at[rows, units].add(values / t)
+    if "patch_max" in modes:
+        out["patch_max"] = zero.at[rows, units].max(values)
+    return out
+
+
+def _compact(dense_nu: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Non-zero entries of each row moved to the front in unit order: values and units [n, width], zeros behind."""
+    n = len(dense_nu)
+    values, units = np.zeros((n, width), np.float32), np.zeros((n, width), np.int32)
+    rows, columns = np.nonzero(dense_nu)
+    first = np.searchsorted(rows, np.arange(n))
+    slots = np.arange(len(rows)) - first[rows]
+    values[rows, slots], units[rows, slots] = dense_nu[rows, columns], columns
+    return values, units
+
+
+def _write_sparse(writer: StoreWriter, name: str, start: int, values: np.ndarray, units: np.ndarray) -> None:
+    writer.write(f"{name}/values", start, values)
+    writer.write(f"{name}/units", start, units)
+    writer.write(f"{name}/active", start, np.count_nonzero(values, axis=1).astype(np.int32))
+
+

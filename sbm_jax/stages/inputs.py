@@ -1,0 +1,120 @@
+"""Reading what earlier stages wrote: codes of some images, responses of some voxels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sbm_jax.axes import SAE_MODES
+from sbm_jax.brain.dataset import Subject
+from sbm_jax.errors import UserError
+from sbm_jax.kernels.codes import SparseCodes
+from sbm_jax.store.store import Store
+
+Codes = SparseCodes | np.ndarray
+
+
+def n_units(codes: Store, saes: Store, mode: str, hook: str) -> int:
+    """Candidate units of one mode and layer."""
+    if mode in SAE_MODES:
+        return int(saes.array("b_enc").shape[1])
+    return int(codes.array(f"{mode}/{hook}").shape[1])
+
+
+def read_codes(codes: Store, mode: str, hook: str, rows: np.ndarray, units: int) -> Codes:
+    """Codes of some images (rows of the image table) at one layer: SparseCodes or dense [n, u]."""
+    name = f"{mode}/{hook}"
+    if mode not in SAE_MODES:
+        return codes.read(name, rows)
+    widest = int(codes.read(f"{name}/active", rows).max(initial=1))
+    values, indices = codes.read(f"{name}/values", rows), codes.read(f"{name}/units", rows)
+    # Codes lie at the front of each row except for CLS codes, whose silent slots may be anywhere.
+    width = values.shape[1] if mode == "cls" else max(1, widest)
+    return SparseCodes(values[:, :width], indices[:, :width], units)
+
+
+def dense_codes(codes: Codes) -> np.ndarray:
+    """Codes as float32 [n, u]; for one layer and few images at a time."""
+    return codes.to_dense(np.float32) if isinstance(codes, SparseCodes) else np.asarray(codes, np.float32)
+
+
+@dataclass(frozen=True)
+class Images:
+    """One subject's images: rows of the image table, and the same split into selection (unique) and held-out (shared)."""
+
+    rows: np.ndarray
+    shared: np.ndarray
+
+    @property
+    def select_rows(self) -> np.ndarray:
+        return self.rows[~self.shared]
+
+    @property
+    def held_out_rows(self) -> np.ndarray:
+        return self.rows[self.shared]
+
+
+def subject_images(betas: Store) -> Images:
+    return Images(betas.read("image_rows"), betas.read("shared").astype(bool))
+
+
+def read_betas(betas: Store, voxels: np.ndarray | slice) -> np.ndarray:
+    """Responses [n, v] of some voxels to all of the subject's images."""
+    return np.ascontiguousarray(betas.read("betas", voxels).T)
+
+
+def responsive(betas: Store, min_ncsnr: float) -> np.ndarray:
+    """bool [v]: usable voxels whose ncsnr is at least `min_ncsnr`; fixed before any alignment."""
+    ncsnr = betas.read("ncsnr")
+    return betas.read("usable").astype(bool) & (np.nan_to_num(ncsnr) >= min_ncsnr)
+
+
+_AREAS = ("V1", "V2", "V3", "hV4")
+# What NSD's functional localisers select for; a dataset's concepts decide which of these apply.
+ROI_CONCEPTS = {
+    "floc-faces": "face",
+    "floc-bodies": "body",
+    "floc-places": "place",
+    "floc-words": "word",
+    "food": "food",
+}
+
+
+def chosen_rois(names: list[str], subjects: list[Subject]) -> list[str]:
+    """The ROIs to report: those named, or the early areas one by one and every other atlas pooled.
+
+    Raises UserError for a named ROI that no subject has.
+    """
+    known = list(dict.fromkeys(name for subject in subjects for name in subject.rois))
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UserError(f"roi.names: {unknown} not in the data, which have {', '.join(known) or 'no ROIs'}")
+    if names:
+        return names
+    early = [name for area in _AREAS if (name := f"prf-visualrois/{area}") in known]
+    return early + [name for name in known if "/" not in name and name != "prf-visualrois"]
+
+
+def short_roi(name: str) -> str:
+    """`prf-visualrois/V1` as `V1`, `floc-faces` as `faces`."""
+    return name.rsplit("/", 1)[-1].removeprefix("floc-")
+
+
+def unit_columns(codes_nu: np.ndarray) -> np.ndarray:
+    """Columns centred and scaled to unit norm, zero where constant; float32."""
+    centred = codes_nu - codes_nu.mean(axis=0, dtype=np.float64).astype(np.float32)
+    norm = np.linalg.norm(centred, axis=0)
+    real = norm > 1e-6 * np.linalg.norm(codes_nu, axis=0)
+    return np.where(real, centred / np.where(real, norm, 1), 0).astype(np.float32)
+
+
+def relative_extents(labels: dict[str, np.ndarray]) -> tuple[list[str], np.ndarray]:
+    """Concept names and [n, concepts]: each label divided by its mean over the images that have it.
+
+    A place fills most of a picture and a word little of it; this puts them on one scale. Missing labels count as 0.
+    """
+    names = list(labels)
+    columns = [np.nan_to_num(np.asarray(labels[name], np.float64)) for name in names]
+    scaled = [x / x[x > 0].mean() if (x > 0).any() else x for x in columns]
+    return names, np.stack(scaled, axis=1) if scaled else np.zeros((0, 0))

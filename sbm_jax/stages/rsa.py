@@ -1,0 +1,147 @@
+"""rsa: image x image RDM comparison per layer and ROI with its noise ceiling, and the voxel-structure score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sbm_jax.brain.dataset import Subject
+from sbm_jax.kernels import rdm, rdm_compare
+from sbm_jax.kernels.rdm_compare.api import upper_triangle
+from sbm_jax.kernels.rdm_compare.ceiling import noise_ceiling
+from sbm_jax.progress import progress
+from sbm_jax.stages.context import Context
+from sbm_jax.stages.inputs import (
+    chosen_rois,
+    dense_codes,
+    n_units,
+    read_betas,
+    read_codes,
+    responsive,
+    subject_images,
+)
+from sbm_jax.store.store import Store
+
+
+def run(ctx: Context) -> Store:
+    """Write `rsa.json`: `images` (RDM comparisons and ceilings) and `structure` (voxel-structure scores)."""
+    writer = ctx.writer(ctx.specs.rsa)
+    writer.put_json("rsa.json", {"images": _image_rsa(ctx), "structure": _structure(ctx)})
+    return writer.commit()
+
+
+def _image_rsa(ctx: Context) -> dict[str, Any]:
+    """Per ROI and subject the RDM of responsive voxels over the shared images that all subjects saw."""
+    config, hooks, modes = ctx.config.rsa, ctx.facts.hooks, ctx.config.encode.modes
+    codes, saes = ctx.open(ctx.specs.codes), ctx.open(ctx.specs.saes)
+    betas = {s.name: ctx.open(ctx.specs.betas[s.name]) for s in ctx.subjects}
+    common = None
+    for store in betas.values():
+        rows = subject_images(store).held_out_rows
+        common = rows if common is None else np.intersect1d(common, rows)
+    if common is None or len(common) < 3:
+        return {"n_images": 0 if common is None else len(common), "rois": {}, "too_small": []}
+    rois, too_small = _roi_rdms(ctx, betas, common)
+    model: dict[tuple[str, str], np.ndarray] = {}
+    with progress("rsa model RDMs", len(modes) * len(hooks), "RDMs") as task:
+        for mode in modes:
+            units = n_units(codes, saes, mode, hooks[0])
+            for hook in hooks:
+                features = dense_codes(read_codes(codes, mode, hook, common, units))
+                model[mode, hook] = upper_triangle(rdm(features, config.metric))
+                task.advance()
+    out: dict[str, Any] = {}
+    for roi, by_subject in rois.items():
+        record: dict[str, Any] = {"subjects": {}}
+        if len(by_subject) > 1:
+            lower, upper = noise_ceiling(np.stack(list(by_subject.values())), config.method)
+            record["ceiling"] = {"lower": lower, "upper": upper}
+        for name, brain in by_subject.items():
+            record["subjects"][name] = {
+                mode: [_compare(model[mode, hook], brain, config.method) for hook in hooks] for mode in modes
+            }
+        out[roi] = record
+    return {"n_images": len(common), "rois": out, "too_small": too_small}
+
+
+def _compare(model: np.ndarray, brain: np.ndarray, method: str) -> float:
+    """Comparison over the pairs that both have: an image on which no unit fires has no correlation distance."""
+    both = np.isfinite(model) & np.isfinite(brain)
+    if both.sum() < 2:
+        return float("nan")
+    # Dropping pairs leaves no condensed matrix, so both vectors carry NaN at the same places.
+    return rdm_compare(np.where(both, model, np.nan), np.where(both, brain, np.nan), method)
+
+
+def _roi_rdms(
+    ctx: Context, betas: dict[str, Store], common: np.ndarray
+) -> tuple[dict[str, dict[str, np.ndarray]], list[dict[str, Any]]]:
+    """ROI -> subject -> condensed RDM; and the (subject, ROI) pairs with too few responsive voxels."""
+    rois: dict[str, dict[str, np.ndarray]] = {}
+    too_small = []
+    for name in chosen_rois(ctx.config.roi.names, ctx.subjects):
+        for subject in ctx.subjects:
+            voxels = _roi_voxels(ctx, subject, betas[subject.name], name)
+            if len(voxels) < ctx.config.roi.min_voxels:
+                too_small.append({"subject": subject.name, "roi": name, "voxels": len(voxels)})
+                continue
+            place = np.searchsorted(subject_images(betas[subject.name]).rows, common)
+            patterns = read_betas(betas[subject.name], voxels)[place]
+            rois.setdefault(name, {})[subject.name] = upper_triangle(rdm(patterns, ctx.config.rsa.metric))
+    return rois, too_small
+
+
+def _roi_voxels(ctx: Context, subject: Subject, betas: Store, roi: str) -> np.ndarray:
+    mask = subject.rois.get(roi, np.zeros(subject.n_voxels, bool))
+    return np.flatnonzero(mask & responsive(betas, ctx.config.align.min_ncsnr))
+
+
+def _structure(ctx: Context) -> dict[str, Any]:
+    """Spearman between two voxel x voxel correlation matrices: of the responses, and of the units assigned to the voxels.
+
+    On the images the units were selected on (`in_sample`) and on the shared ones (`held_out`); `shuffled_*` is the same
+    for the units that won on permuted images. The name keeps RSA for image RDMs; the source calls it RSA score.
+    """
+    config = ctx.config.rsa
+    out: dict[str, Any] = {}
+    for subject in ctx.subjects:
+        betas, align = ctx.open(ctx.specs.betas[subject.name]), ctx.open(ctx.specs.align[subject.name])
+        index, images = align.json("index.json"), subject_images(betas)
+        voxels = np.flatnonzero(responsive(betas, ctx.config.align.min_ncsnr))
+        rng = np.random.default_rng([config.seed, len(voxels)])
+        voxels = np.sort(rng.permutation(voxels)[: config.structure_voxels])
+        y = read_betas(betas, voxels)
+        parts = {"in_sample": images.select_rows, "held_out": images.held_out_rows}
+        brain = {"in_sample": y[~images.shared], "held_out": y[images.shared]}
+        record: dict[str, Any] = {"n_voxels": len(voxels)}
+        for mode in index["modes"]:
+            chosen = {
+                "": align.read(f"{mode}/voxel_units")[voxels, 0],
+                "shuffled_": align.read(f"{mode}/shuffled_units")[0, voxels],
+            }
+            record[mode] = {
+                f"{prefix}{part}": _structure_score(ctx, index, mode, units_v, rows, brain[part])
+                for prefix, units_v in chosen.items()
+                for part, rows in parts.items()
+            }
+        out[subject.name] = record
+    return out
+
+
+def _structure_score(
+    ctx: Context, index: dict[str, Any], mode: str, units_v: np.ndarray, rows: np.ndarray, y_nv: np.ndarray
+) -> float:
+    codes = ctx.open(ctx.specs.codes)
+    per_layer = index["units_per_layer"][mode]
+    assigned = np.zeros((len(units_v), len(rows)), np.float32)
+    for layer, hook in enumerate(index["hooks"]):
+        mine = np.flatnonzero(units_v // per_layer == layer)
+        if len(mine):
+            dense = dense_codes(read_codes(codes, mode, hook, rows, per_layer))
+            assigned[mine] = dense[:, units_v[mine] % per_layer].T
+    # A unit that is silent on these images has no correlations; its voxels are left out.
+    real = np.ptp(assigned, axis=1) > 0
+    if real.sum() < 3:
+        return float("nan")
+    return rdm_compare(rdm(assigned[real], "correlation"), rdm(y_nv.T[real], "correlation"), "spearman")
