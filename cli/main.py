@@ -76,9 +76,7 @@ def run_command(
         _start_if_needed(context, chosen, cpu_devices)
         pipeline.run(context, chosen)
         if context.has(context.specs.report):
-            from sbm_jax.report.results import publish
-
-            click.echo(publish(context.open(context.specs.report), out))
+            click.echo("\n".join(pipeline.publish(context)))
 
 
 def _start_if_needed(context: Any, chosen: tuple[str, ...], cpu_devices: int | None) -> None:

@@ -47,9 +47,7 @@ def check_codes(codes: SparseCodes | np.ndarray, op: str) -> tuple[int, int]:
         return dense.shape
     values, units = np.asarray(codes.values_nk), np.asarray(codes.units_nk)
     if values.ndim != 2 or values.shape != units.shape:
-        raise ValueError(
-            f"{op}: values_nk {values.shape} and units_nk {units.shape} must be one [n, k] shape"
-        )
+        raise ValueError(f"{op}: values_nk {values.shape} and units_nk {units.shape} must be one [n, k] shape")
     if not np.issubdtype(units.dtype, np.integer):
         raise ValueError(f"{op}: units_nk must be integers, found {units.dtype}")
     if units.size and (units.min() < 0 or units.max() >= codes.n_units):

@@ -29,9 +29,7 @@ class DemoConfig(Section):
 
     seed: int = 0
     n_shared: int = Field(240, ge=2, description="images seen by every subject (held-out set)")
-    n_unique: int = Field(
-        600, ge=2, description="images seen by one subject only (selection set), per subject"
-    )
+    n_unique: int = Field(600, ge=2, description="images seen by one subject only (selection set), per subject")
     n_extra: int = Field(1600, ge=0, description="images no subject saw, for training the autoencoders")
     n_subjects: int = Field(2, ge=1)
     size: int = Field(128, ge=32, description="side of the square pictures, pixels")
@@ -75,9 +73,7 @@ class TrainConfig(Section):
     aux_weight: float = Field(1 / 32, ge=0, description="weight of the dead-latent loss")
     aux_k: int = Field(0, ge=0, description="dead latents used by that loss; 0 means half the model width")
     dead_tokens: int = Field(20_000, ge=1, description="a latent is dead when silent for this many tokens")
-    encoder_scale: float = Field(
-        0.577, gt=0, description="encoder = this times the decoder's transpose at start"
-    )
+    encoder_scale: float = Field(0.577, gt=0, description="encoder = this times the decoder's transpose at start")
     pool_tokens: int = Field(131_072, ge=1, description="tokens mixed in memory, per layer and token kind")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
     seed: int = 0
@@ -107,9 +103,7 @@ class RsaConfig(Section):
 
     metric: Literal["correlation", "euclidean", "cosine"] = "correlation"
     method: Literal["corr", "spearman", "tau-a", "rho-a", "cosine"] = "spearman"
-    structure_voxels: int = Field(
-        1500, ge=3, description="voxels in the voxel-structure score, drawn by seed"
-    )
+    structure_voxels: int = Field(1500, ge=3, description="voxels in the voxel-structure score, drawn by seed")
     seed: int = 0
 
 
@@ -117,13 +111,12 @@ class RoiConfig(Section):
     """Regions of interest."""
 
     names: list[str] = Field(
-        default_factory=list, description="`ATLAS` or `ATLAS/LABEL`; empty: V1, V2, V3, hV4 and every other atlas as one"
+        default_factory=list,
+        description="`ATLAS` or `ATLAS/LABEL`; empty: V1, V2, V3, hV4 and every other atlas as one",
     )
     top_units: int = Field(100, ge=1, description="units kept per layer and ROI")
     exemplars: int = Field(20, ge=1, description="images shown to the judge per unit")
-    stable: int = Field(
-        10, ge=0, description="a unit is stable when one concept has more than this many exemplars"
-    )
+    stable: int = Field(10, ge=0, description="a unit is stable when one concept has more than this many exemplars")
     modes: list[Mode] = Field(default_factory=lambda: ["cls", "patch_mean"], min_length=1)
     min_voxels: int = Field(5, ge=1, description="smaller ROIs are reported and left out")
 
@@ -156,9 +149,7 @@ class Config(Section):
         for key, modes in (("roi.modes", self.roi.modes), ("report.mode", [self.report.mode])):
             missing = [m for m in modes if m not in self.encode.modes]
             if missing:
-                raise ValueError(
-                    f"{key} names {missing}, which encode.modes does not list ({self.encode.modes})"
-                )
+                raise ValueError(f"{key} names {missing}, which encode.modes does not list ({self.encode.modes})")
         return self
 
     @property
@@ -204,9 +195,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
-        raise UserError(
-            f"{path}: expected sections such as `data:` and `backbone:`, found {type(raw).__name__}"
-        )
+        raise UserError(f"{path}: expected sections such as `data:` and `backbone:`, found {type(raw).__name__}")
     return raw
 
 
@@ -256,7 +245,7 @@ def _all_keys() -> list[str]:
 
 
 def _full_key(key: str) -> str:
-    return dict((k, path) for k, path in _key_paths(Config))[key]
+    return dict(_key_paths(Config))[key]
 
 
 def _describe(error: Any) -> str:

@@ -42,9 +42,7 @@ def make_mesh(axes: dict[str, int], devices: list[jax.Device]) -> jax.sharding.M
     return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=types, devices=devices[:used])
 
 
-def two_axes(
-    first: str, n_first: int, second: str, n_second: int, devices: list[jax.Device]
-) -> jax.sharding.Mesh:
+def two_axes(first: str, n_first: int, second: str, n_second: int, devices: list[jax.Device]) -> jax.sharding.Mesh:
     """Mesh (first, second) that uses as many devices as possible with both lengths divided evenly.
 
     The first axis is taken as long as it can be: it is the one along which nothing is communicated.

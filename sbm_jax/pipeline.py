@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sbm_jax.axes import SAE_MODES
+from sbm_jax.axes import MODE_TITLES, SAE_MODES
 from sbm_jax.errors import UserError
 from sbm_jax.progress import log
 from sbm_jax.stages.context import Context
 from sbm_jax.store.spec import StoreSpec
-from sbm_jax.store.store import PARTIAL
+from sbm_jax.store.store import PARTIAL, replace_text
 
 STAGES = ("dataset", "betas", "extract", "train", "encode", "align", "rsa", "roi", "layers", "recovery", "report")
 
@@ -68,7 +68,8 @@ def _steps(ctx: Context) -> Iterator[Step]:
         flops = sum(2 * s.n_unique * layers * units[mode] * s.n_voxels * searches for mode in config.encode.modes)
         per_voxel = 12 * config.align.k_voxel + 12 * layers + 12 * config.align.shuffles
         out = sum(
-            s.n_voxels * (per_voxel + (4 * d if mode in SAE_MODES else 0)) + 8 * layers * units[mode] * config.align.k_unit
+            s.n_voxels * (per_voxel + (4 * d if mode in SAE_MODES else 0))
+            + 8 * layers * units[mode] * config.align.k_unit
             for mode in config.encode.modes
         )
         yield Step("align", specs.align[s.name], out, flops, s.name)
@@ -141,3 +142,30 @@ def run(ctx: Context, chosen: Sequence[str] = STAGES, say: Callable[[str], None]
             say(f"{step.stage}: found {step.spec.name}")
         else:
             step.run(ctx)
+
+
+def publish(ctx: Context) -> list[str]:
+    """Copy the finished page and summary to the top of the run's folder; the lines that end a run."""
+    report = ctx.open(ctx.specs.report)
+    for name in ("report.html", "summary.json"):
+        replace_text(ctx.out / name, (report.path / name).read_text(encoding="utf-8"))
+    summary = report.json("summary.json")
+    lines = [
+        f"report   {ctx.out / 'report.html'}",
+        f"summary  {ctx.out / 'summary.json'}",
+        f"maps     {report.path / 'maps'}",
+        "",
+        f"{'held-out r, responsive voxels':32s}" + "".join(f"{name:>12s}" for name in summary["subjects"]),
+    ]
+    for mode, title in MODE_TITLES.items():
+        rows = [s["modes"].get(mode) for s in summary["subjects"].values()]
+        if all(rows):
+            lines.append(f"  {title:30s}" + "".join(f"{row['held_out_mean']:12.3f}" for row in rows))
+    if summary["recovery"]:
+        lines.append("")
+        lines.append("planted truth found: category vertices whose best unit has the right concept (permuted images)")
+        for mode, record in summary["recovery"]["modes"].items():
+            if part := record["all"]["category"]:
+                found, null, count = 100 * part["found"], 100 * part["shuffled"], part["vertices"]
+                lines.append(f"  {MODE_TITLES[mode]:30s}{found:10.1f} % ({null:.1f} %) of {count:,} vertices")
+    return lines

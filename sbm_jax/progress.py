@@ -34,9 +34,7 @@ class Task:
         """`done/total unit, rate, time left`; the rate counts only what this process did."""
         elapsed = max(now - self._start, 1e-9)
         rate = (self.done - self._first) / elapsed
-        left = (
-            f", {(self.total - self.done) / rate:.0f} s left" if rate > 0 and self.done < self.total else ""
-        )
+        left = f", {(self.total - self.done) / rate:.0f} s left" if rate > 0 and self.done < self.total else ""
         return f"{self.done:,}/{self.total:,} {self.unit}, {rate:,.1f} {self.unit}/s{left}"
 
 

@@ -8,7 +8,7 @@ product when they lie in different blocks; the tie rule is about equal computed 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,8 +16,11 @@ from sbm_jax.kernels.codes import SparseCodes, check_codes, check_finite
 from sbm_jax.kernels.cosine_topk import reference
 from sbm_jax.kernels.dispatch import dispatch
 
+if TYPE_CHECKING:
+    from sbm_jax.kernels.cosine_topk.prepared import Prepared
 
-def _xla(*args: Any, mesh: Any = None, **kwargs: Any) -> Any:
+
+def _xla(*args: Any, **kwargs: Any) -> Any:
     from sbm_jax.kernels.cosine_topk import xla
 
     return xla.cosine_topk_both(*args, **kwargs)
@@ -29,16 +32,34 @@ def _sharded(*args: Any, **kwargs: Any) -> Any:
     return sharded.cosine_topk_both(*args, **kwargs)
 
 
-def _reference(*args: Any, mesh: Any = None, memory_bytes: int = 0, **kwargs: Any) -> Any:
-    return reference.cosine_topk_both(*args, **kwargs)
+def _reference(codes: Any, responses: Prepared, k_voxel: int, k_unit: int, memory_bytes: int = 0) -> Any:
+    y_nv = np.asarray(responses.y_nv)[:, : responses.n_voxels]
+    return reference.cosine_topk_both(codes, y_nv, k_voxel, k_unit, center=responses.center)
 
 
 IMPLEMENTATIONS = {"sharded": _sharded, "xla": _xla, "reference": _reference}
 
 
+def prepare_responses(responses_nv: np.ndarray, *, center: bool = True, mesh: Any = None) -> Prepared:
+    """Check, centre and normalise responses once, for several searches over the same voxels and images.
+
+    Args: responses_nv [n, v], n >= 2. mesh: with axes `units` and `voxels`, to spread the voxels over devices.
+    Raises ValueError for a wrong shape, or NaN and infinities (naming the voxel).
+    """
+    from sbm_jax.kernels.cosine_topk.prepared import prepare
+
+    responses = np.asarray(responses_nv)
+    if responses.ndim != 2:
+        raise ValueError(f"cosine_topk: responses must be [n, v], found shape {responses.shape}")
+    if responses.shape[0] < 2:
+        raise ValueError(f"cosine_topk: at least 2 images are needed, found {responses.shape[0]}")
+    check_finite(responses, "cosine_topk", "responses", "voxel")
+    return prepare(responses, center, mesh)
+
+
 def cosine_topk_both(
     codes: SparseCodes | np.ndarray,
-    responses_nv: np.ndarray,
+    responses: np.ndarray | Prepared,
     k_voxel: int,
     k_unit: int,
     *,
@@ -52,40 +73,33 @@ def cosine_topk_both(
     s[u, v] = <a_u - mean a_u, y_v - mean y_v> / (|a_u - mean a_u| |y_v - mean y_v|) over images.
 
     Args:
-        codes: dense [n, u] or `SparseCodes`. responses_nv: [n, v].
+        codes: dense [n, u] or `SparseCodes`. responses: [n, v], or the result of `prepare_responses` (then `center`
+            and `mesh` are those of the preparation).
         k_voxel, k_unit: list lengths, 0..n_units and 0..n_voxels.
-        implementation: `sharded` (needs `mesh` with axes `units`, `voxels`), `xla`, `reference`, or None for the first
+        implementation: `sharded` (needs a mesh with axes `units`, `voxels`), `xla`, `reference`, or None for the first
             that can. memory_bytes: budget for blocks in flight.
     Returns:
         values_vk float [v, k_voxel], units_vk int32, values_uk float [u, k_unit], voxels_uk int32; descending.
     Raises:
         ValueError: shapes that disagree, k out of range, NaN or infinity (naming the column), unknown implementation.
     """
+    if implementation == "reference" and isinstance(responses, np.ndarray):
+        # The specification sees the caller's own numbers, not their float32 normalisation.
+        check_finite(responses, "cosine_topk", "responses", "voxel")
+        return reference.cosine_topk_both(codes, responses, k_voxel, k_unit, center=center)
     n, n_units = check_codes(codes, "cosine_topk")
-    responses = np.asarray(responses_nv)
-    if responses.ndim != 2:
-        raise ValueError(f"cosine_topk: responses must be [n, v], found shape {responses.shape}")
-    if responses.shape[0] != n:
-        raise ValueError(f"cosine_topk: codes have {n} images, responses {responses.shape[0]}")
-    if n < 2:
-        raise ValueError(f"cosine_topk: at least 2 images are needed, found {n}")
-    for name, k, limit in (("k per voxel", k_voxel, n_units), ("k per unit", k_unit, responses.shape[1])):
+    prepared = (
+        prepare_responses(responses, center=center, mesh=mesh) if isinstance(responses, np.ndarray) else responses
+    )
+    if prepared.y_nv.shape[0] != n:
+        raise ValueError(f"cosine_topk: codes have {n} images, responses {prepared.y_nv.shape[0]}")
+    for name, k, limit in (("k per voxel", k_voxel, n_units), ("k per unit", k_unit, prepared.n_voxels)):
         if not 0 <= k <= limit:
             raise ValueError(f"cosine_topk: {name} is {k}, allowed 0..{limit}")
-    check_finite(responses, "cosine_topk", "responses", "voxel")
-    if n_units == 0 or responses.shape[1] == 0:
-        return *_empty(responses.shape[1], k_voxel), *_empty(n_units, k_unit)
+    if n_units == 0 or prepared.n_voxels == 0:
+        return *_empty(prepared.n_voxels, k_voxel), *_empty(n_units, k_unit)
     return dispatch(
-        "cosine_topk",
-        IMPLEMENTATIONS,
-        implementation,
-        codes,
-        responses,
-        k_voxel,
-        k_unit,
-        center=center,
-        memory_bytes=memory_bytes,
-        mesh=mesh,
+        "cosine_topk", IMPLEMENTATIONS, implementation, codes, prepared, k_voxel, k_unit, memory_bytes=memory_bytes
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import jax
 
 
 def merge_topk(
@@ -14,6 +16,9 @@ def merge_topk(
     Args: values [rows, ka] and [rows, kb], index alike. On equal values list `a` comes first, so when every index of `a`
     is below those of `b` ties go to the lowest index. Returns values [rows, k], index [rows, k], k <= ka + kb.
     """
+    import jax
+    import jax.numpy as jnp
+
     values = jnp.concatenate([values_a, values_b], axis=-1)
     index = jnp.concatenate([index_a, index_b], axis=-1)
     best, slot = jax.lax.top_k(values, k)

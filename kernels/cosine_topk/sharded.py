@@ -17,68 +17,46 @@ from jax.sharding import PartitionSpec as P
 
 from sbm_jax.kernels.codes import SparseCodes
 from sbm_jax.kernels.cosine_topk import xla
-
-UNITS, VOXELS = "units", "voxels"
+from sbm_jax.kernels.cosine_topk.prepared import UNITS, VOXELS, Prepared
 
 
 def cosine_topk_both(
-    codes: SparseCodes | np.ndarray,
-    responses_nv: np.ndarray,
-    k_voxel: int,
-    k_unit: int,
-    *,
-    center: bool = True,
-    memory_bytes: int = 1 << 29,
-    mesh: Mesh | None = None,
+    codes: SparseCodes | np.ndarray, responses: Prepared, k_voxel: int, k_unit: int, *, memory_bytes: int = 1 << 29
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """As `reference.cosine_topk_both`, float32, spread over `mesh` with axes `units` and `voxels`."""
-    if mesh is None:
-        raise NotImplementedError("no mesh was given")
-    values_v, units_v, values_u, voxels_u = sharded_topk(
-        codes, responses_nv, k_voxel, k_unit, center=center, memory_bytes=memory_bytes, mesh=mesh
-    )
-    n_voxels = responses_nv.shape[1]
+    """As `reference.cosine_topk_both`, float32, spread over the mesh that the responses lie on."""
+    values_v, units_v, values_u, voxels_u = sharded_topk(codes, responses, k_voxel, k_unit, memory_bytes=memory_bytes)
     n_units = codes.n_units if isinstance(codes, SparseCodes) else codes.shape[1]
     return (
-        np.asarray(values_v)[:n_voxels],
-        np.asarray(units_v)[:n_voxels],
+        np.asarray(values_v)[: responses.n_voxels],
+        np.asarray(units_v)[: responses.n_voxels],
         np.asarray(values_u)[:n_units],
         np.asarray(voxels_u)[:n_units],
     )
 
 
 def sharded_topk(
-    codes: SparseCodes | np.ndarray,
-    responses_nv: np.ndarray,
-    k_voxel: int,
-    k_unit: int,
-    *,
-    center: bool,
-    memory_bytes: int,
-    mesh: Mesh,
+    codes: SparseCodes | np.ndarray, responses: Prepared, k_voxel: int, k_unit: int, *, memory_bytes: int
 ) -> tuple[jax.Array, ...]:
-    """The result as sharded arrays, units and voxels padded to multiples of the mesh (padding rows come last)."""
-    n, n_voxels = responses_nv.shape
-    du, dv = mesh.shape[UNITS], mesh.shape[VOXELS]
-    local_v = -(-n_voxels // dv)
-    y = np.zeros((n, local_v * dv), np.float32)
-    y[:, :n_voxels] = responses_nv
+    """The result as sharded arrays, units and voxels padded to multiples of the mesh (padding rows come last).
+
+    Raises NotImplementedError when the responses were prepared without a mesh.
+    """
+    mesh = responses.mesh
+    if mesh is None:
+        raise NotImplementedError("no mesh was given")
+    n, n_voxels = responses.y_nv.shape[0], responses.n_voxels
     n_units = codes.n_units if isinstance(codes, SparseCodes) else codes.shape[1]
-    local_u = -(-n_units // du)
+    local_u, local_v = -(-n_units // mesh.shape[UNITS]), responses.y_nv.shape[1] // mesh.shape[VOXELS]
     if isinstance(codes, SparseCodes):
-        operand: Any = tuple(
-            jax.device_put(np.asarray(x), NamedSharding(mesh, P())) for x in (codes.values_nk, codes.units_nk)
-        )
+        operand: Any = tuple(jax.device_put(np.asarray(x), NamedSharding(mesh, P())) for x in codes[:2])
         code_specs: Any = (P(), P())
     else:
-        padded = np.zeros((n, local_u * du), np.float32)
-        padded[:, :n_units] = codes
+        padded = np.pad(np.asarray(codes, np.float32), ((0, 0), (0, -n_units % mesh.shape[UNITS])))
         operand = jax.device_put(padded, NamedSharding(mesh, P(None, UNITS)))
         code_specs = P(None, UNITS)
-    y_sharded = jax.device_put(y, NamedSharding(mesh, P(None, VOXELS)))
     bu, bv = xla.block_sizes(n, local_u, local_v, memory_bytes // mesh.size)
-    run = _compiled(mesh, code_specs, n_units, n_voxels, local_u, local_v, k_voxel, k_unit, center, bu, bv)
-    return run(operand, y_sharded)
+    run = _compiled(mesh, code_specs, n_units, n_voxels, local_u, local_v, k_voxel, k_unit, responses.center, bu, bv)
+    return run(operand, responses.y_nv, responses.real_v)
 
 
 @functools.lru_cache(maxsize=64)
@@ -95,7 +73,7 @@ def _compiled(
     bu: int,
     bv: int,
 ) -> Any:
-    def local(codes: Any, y_nv: jax.Array) -> tuple[jax.Array, ...]:
+    def local(codes: Any, y_nv: jax.Array, real_v: jax.Array) -> tuple[jax.Array, ...]:
         first_u = jax.lax.axis_index(UNITS) * local_u
         first_v = jax.lax.axis_index(VOXELS) * local_v
         if isinstance(codes, tuple):
@@ -105,6 +83,7 @@ def _compiled(
         values_v, units_v, values_u, voxels_u = xla.topk_keys(
             codes,
             y_nv,
+            real_v,
             n_units=local_u,
             valid_units=n_units - first_u,
             valid_voxels=n_voxels - first_v,
@@ -118,7 +97,10 @@ def _compiled(
         values_u, voxels_u = _merge_over(VOXELS, values_u, voxels_u + first_v, k_unit)
         return xla.values_of(values_v), units_v, xla.values_of(values_u), voxels_u
 
-    specs = dict(in_specs=(code_specs, P(None, VOXELS)), out_specs=(P(VOXELS), P(VOXELS), P(UNITS), P(UNITS)))
+    specs = {
+        "in_specs": (code_specs, P(None, VOXELS), P(VOXELS)),
+        "out_specs": (P(VOXELS), P(VOXELS), P(UNITS), P(UNITS)),
+    }
     return jax.jit(jax.shard_map(local, mesh=mesh, check_vma=False, **specs))
 
 

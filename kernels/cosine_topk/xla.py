@@ -14,7 +14,7 @@ import numpy as np
 
 from sbm_jax.kernels.codes import SparseCodes
 from sbm_jax.kernels.cosine_topk.merge import merge_topk
-from sbm_jax.kernels.cosine_topk.reference import CONSTANT
+from sbm_jax.kernels.cosine_topk.prepared import Prepared, unit_columns
 from sbm_jax.kernels.select import top_k
 
 # An f32 product is TF32 or bf16 by default on accelerators; these similarities feed statistics.
@@ -22,17 +22,6 @@ PRECISION = jax.lax.Precision.HIGHEST
 BELOW_ALL = -2.0  # key of a constant column: cosines are >= -1, so it is never chosen over a real one
 PADDING = -3.0  # key of a column that only fills up a block: never chosen at all
 NEVER = -4.0  # key of an empty slot
-
-
-def unit_columns(x_nc: jax.Array, center: bool) -> tuple[jax.Array, jax.Array]:
-    """Columns centred and scaled to unit norm (zero when constant), and which are real. f32 sums."""
-    x = x_nc.astype(jnp.float32)
-    before = jnp.sqrt(jnp.sum(x * x, axis=0, keepdims=True))
-    if center:
-        x = x - jnp.mean(x, axis=0, keepdims=True)
-    norm = jnp.sqrt(jnp.sum(x * x, axis=0, keepdims=True))
-    real = norm > CONSTANT * before
-    return jnp.where(real, x / jnp.where(real, norm, 1.0), 0.0), real[0]
 
 
 def block_sizes(n: int, n_units: int, n_voxels: int, budget: int) -> tuple[int, int]:
@@ -48,21 +37,22 @@ def _round_up(x: int, multiple: int) -> int:
 
 
 def cosine_topk_both(
-    codes: SparseCodes | np.ndarray,
-    responses_nv: np.ndarray,
-    k_voxel: int,
-    k_unit: int,
-    *,
-    center: bool = True,
-    memory_bytes: int = 1 << 29,
+    codes: SparseCodes | np.ndarray, responses: Prepared, k_voxel: int, k_unit: int, *, memory_bytes: int = 1 << 29
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """As `reference.cosine_topk_both`, float32."""
-    n, n_voxels = responses_nv.shape
     n_units = codes.n_units if isinstance(codes, SparseCodes) else codes.shape[1]
-    bu, bv = block_sizes(n, n_units, n_voxels, memory_bytes)
+    bu, bv = block_sizes(responses.y_nv.shape[0], n_units, responses.n_voxels, memory_bytes)
     operand = tuple(codes[:2]) if isinstance(codes, SparseCodes) else codes
     out = topk_blocks(
-        operand, responses_nv, n_units=n_units, k_voxel=k_voxel, k_unit=k_unit, center=center, bu=bu, bv=bv
+        operand,
+        responses.y_nv,
+        responses.real_v,
+        n_units=n_units,
+        k_voxel=k_voxel,
+        k_unit=k_unit,
+        center=responses.center,
+        bu=bu,
+        bv=bv,
     )
     return tuple(np.asarray(x) for x in out)  # type: ignore[return-value]
 
@@ -70,7 +60,8 @@ def cosine_topk_both(
 @functools.partial(jax.jit, static_argnames=("n_units", "k_voxel", "k_unit", "center", "bu", "bv"))
 def topk_blocks(
     codes: jax.Array | tuple[jax.Array, jax.Array],
-    responses_nv: jax.Array,
+    y_nv: jax.Array,
+    real_v: jax.Array,
     *,
     n_units: int,
     k_voxel: int,
@@ -85,10 +76,11 @@ def topk_blocks(
     """
     values_v, units_v, values_u, voxels_u = topk_keys(
         codes,
-        responses_nv,
+        y_nv,
+        real_v,
         n_units=n_units,
         valid_units=n_units,
-        valid_voxels=responses_nv.shape[1],
+        valid_voxels=y_nv.shape[1],
         k_voxel=k_voxel,
         k_unit=k_unit,
         center=center,
@@ -100,7 +92,8 @@ def topk_blocks(
 
 def topk_keys(
     codes: jax.Array | tuple[jax.Array, jax.Array],
-    responses_nv: jax.Array,
+    y_nv: jax.Array,
+    real_v: jax.Array,
     *,
     n_units: int,
     valid_units: int | jax.Array,
@@ -111,11 +104,13 @@ def topk_keys(
     bu: int,
     bv: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """The pass with selection keys instead of values; columns from `valid_units` or `valid_voxels` on are padding."""
-    n, n_voxels = responses_nv.shape
+    """The pass with selection keys instead of values; columns from `valid_units` or `valid_voxels` on are padding.
+
+    y_nv, real_v: unit columns and which are real, as `unit_columns` gives them.
+    """
+    n, n_voxels = y_nv.shape
     blocks_u, blocks_v = -(-n_units // bu), -(-n_voxels // bv)
-    y, real_v = unit_columns(responses_nv, center)
-    y = jnp.pad(y, ((0, 0), (0, blocks_v * bv - n_voxels)))
+    y = jnp.pad(y_nv, ((0, 0), (0, blocks_v * bv - n_voxels)))
     y_bnv = y.reshape(n, blocks_v, bv).transpose(1, 0, 2)
     offset_v = _keys(jnp.pad(real_v, (0, blocks_v * bv - n_voxels)), 0, valid_voxels).reshape(blocks_v, bv)
     dense = None if isinstance(codes, tuple) else jnp.pad(codes, ((0, 0), (0, blocks_u * bu - n_units)))

@@ -27,9 +27,7 @@ def upper_triangle(rdm: np.ndarray) -> np.ndarray:
     return rdm[np.triu_indices(n, 1)]
 
 
-def rdm_compare(
-    a: np.ndarray, b: np.ndarray, method: str = "spearman", *, implementation: str | None = None
-) -> float:
+def rdm_compare(a: np.ndarray, b: np.ndarray, method: str = "spearman", *, implementation: str | None = None) -> float:
     """Similarity of two RDMs, each square [n, n] or condensed [n (n - 1) / 2]; definitions in `reference.compare`.
 
     NaN entries must be the same in both RDMs and are left out. Raises ValueError for an unknown method, sizes that

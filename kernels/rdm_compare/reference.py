@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
 
 
 def compare(a: np.ndarray, b: np.ndarray, method: str) -> float:
@@ -14,6 +13,8 @@ def compare(a: np.ndarray, b: np.ndarray, method: str) -> float:
     tau-a: (concordant - discordant) / (n (n - 1) / 2); tied pairs count 0.
     0 when one vector is constant (for cosine: zero).
     """
+    from scipy import stats  # half a second to import
+
     n = len(a)
     if method == "tau-a":
         return _tau_a(a, b)
@@ -32,6 +33,8 @@ def compare(a: np.ndarray, b: np.ndarray, method: str) -> float:
 
 def _tau_a(a: np.ndarray, b: np.ndarray) -> float:
     """From Kendall's tau-b, O(n log n): tau_b = s / sqrt((p - ta)(p - tb)) with p pairs, ta and tb of them tied."""
+    from scipy import stats
+
     n = len(a)
     pairs = n * (n - 1) / 2
     ties = [float(sum(c * (c - 1) / 2 for c in np.unique(x, return_counts=True)[1])) for x in (a, b)]

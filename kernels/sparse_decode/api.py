@@ -24,7 +24,5 @@ def sparse_decode(values: Any, units: Any, w: Any, *, implementation: str | None
     Raises ValueError for shapes that disagree.
     """
     if values.shape != units.shape or w.ndim != 2:
-        raise ValueError(
-            f"sparse_decode: values {values.shape}, units {units.shape} and w {w.shape} do not fit"
-        )
+        raise ValueError(f"sparse_decode: values {values.shape}, units {units.shape} and w {w.shape} do not fit")
     return dispatch("sparse_decode", IMPLEMENTATIONS, implementation, values, units, w)

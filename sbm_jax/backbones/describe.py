@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sbm_jax.backbones.folder import find_folder, hash_files, read_json, weight_files

@@ -51,11 +51,7 @@ def pixel_statistics(folder: Path) -> tuple[tuple[float, float, float], tuple[fl
     found = []
     for key in ("image_mean", "image_std"):
         value = config.get(key)
-        if (
-            not isinstance(value, list)
-            or len(value) != 3
-            or not all(isinstance(x, int | float) for x in value)
-        ):
+        if not isinstance(value, list) or len(value) != 3 or not all(isinstance(x, int | float) for x in value):
             raise UserError(f"{path}: expected {key} as three numbers, got {value!r}")
         found.append((float(value[0]), float(value[1]), float(value[2])))
     if min(found[1]) <= 0:

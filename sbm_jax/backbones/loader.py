@@ -48,9 +48,7 @@ class Backbone:
         """The folder's own tokenizer, opened by transformers. Raises UserError if there is none."""
         # Without these files transformers quietly makes a CLIP tokenizer that knows no words.
         if not any((self.folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-            raise UserError(
-                f"{self.folder}: no tokenizer here; expected tokenizer.json (or vocab.json, merges.txt)"
-            )
+            raise UserError(f"{self.folder}: no tokenizer here; expected tokenizer.json (or vocab.json, merges.txt)")
         from transformers import AutoTokenizer
 
         try:
@@ -66,9 +64,7 @@ class Backbone:
         if self.text is None:
             raise UserError(f"{self.name}: this backbone has no text tower")
         length = self.text.spec.max_tokens
-        ids = self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=length)[
-            "input_ids"
-        ]
+        ids = self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=length)["input_ids"]
         return np.asarray(ids, np.int32)
 
 
@@ -84,8 +80,7 @@ def load_backbone(path_or_id: str | Path) -> Backbone:
     family = config.get("model_type")
     if family not in FAMILIES:
         raise UserError(
-            f"{folder / 'config.json'}: model_type {family!r} is not supported; "
-            f"expected one of {', '.join(FAMILIES)}"
+            f"{folder / 'config.json'}: model_type {family!r} is not supported; expected one of {', '.join(FAMILIES)}"
         )
     mean, std = pixel_statistics(folder)
     spec = clip_spec(config, folder / "config.json")

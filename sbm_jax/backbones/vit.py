@@ -101,6 +101,22 @@ class Block(nnx.Module):
         return x_btd + (mlp if self.scale2 is None else mlp * self.scale2[...][None, None])
 
 
+def initial_positions(grid: int, width: int, temperature: float = 100.0) -> jax.Array:
+    """Positions to start from [1 + grid^2, width]: zero for CLS, sines and cosines of row and column.
+
+    As Beyer et al. 2022 (arXiv:2205.01580) but for a lower temperature, made for grids of about 8 x 8. Small
+    random positions instead leave the tokens a bag of patches for the first thousands of steps.
+    """
+    waves = -(-width // 4)
+    rates = temperature ** (-jnp.arange(waves) / waves)
+    angles = jnp.arange(grid)[:, None] * rates[None]
+    along = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+    rows = jnp.repeat(along[:, None], grid, axis=1)
+    columns = jnp.repeat(along[None], grid, axis=0)
+    patches = jnp.concatenate([rows, columns], axis=2).reshape(grid**2, -1)[:, :width]
+    return jnp.concatenate([jnp.zeros((1, width)), patches])
+
+
 class VisionTransformer(nnx.Module):
     """Square image -> CLS token and row-major patch tokens -> blocks -> (optionally) a projected CLS."""
 
@@ -109,7 +125,7 @@ class VisionTransformer(nnx.Module):
         self.spec = spec
         self.patches = linear(patch * patch * 3, width, rngs, spec.patch_bias)
         self.cls = nnx.Param(jax.random.normal(rngs.params(), (width,)) * width**-0.5)
-        self.positions = nnx.Param(jax.random.normal(rngs.params(), (spec.grid**2 + 1, width)) * 0.02)
+        self.positions = nnx.Param(initial_positions(spec.grid, width))
         self.pre_norm = nnx.LayerNorm(width, epsilon=spec.block.eps, rngs=rngs) if spec.pre_norm else None
         self.blocks = nnx.List([Block(spec.block, rngs) for _ in range(spec.n_layers)])
         self.post_norm = nnx.LayerNorm(width, epsilon=spec.block.eps, rngs=rngs)
@@ -156,9 +172,7 @@ def _hook_blocks(hooks: tuple[str, ...], first: int, n_layers: int) -> dict[int,
     return found
 
 
-def _run_blocks(
-    model: VisionTransformer, x_btd: jax.Array, first: int, hooks: tuple[str, ...]
-) -> dict[str, jax.Array]:
+def _run_blocks(model: VisionTransformer, x_btd: jax.Array, first: int, hooks: tuple[str, ...]) -> dict[str, jax.Array]:
     wanted = _hook_blocks(hooks, first, model.spec.n_layers)
     kept = {}
     for i in range(first, max(wanted, default=-1) + 1):

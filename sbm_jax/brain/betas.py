@@ -52,9 +52,7 @@ def zscore_sessions(x_tv: np.ndarray, session_t: np.ndarray) -> np.ndarray:
         doubtful = np.flatnonzero(variance_v <= 1e-20 * mean_v**2)
         lowest, highest = (bound.reduce(x[:, doubtful], axis=0) for bound in (np.fmin, np.fmax))
         variance_v[doubtful[~(lowest < highest)]] = 0.0
-        scale_v = np.divide(
-            1.0, np.sqrt(variance_v), out=np.full(len(variance_v), np.nan), where=variance_v > 0
-        )
+        scale_v = np.divide(1.0, np.sqrt(variance_v), out=np.full(len(variance_v), np.nan), where=variance_v > 0)
         z_tv[rows] = np.multiply(x, scale_v, out=x)
     return z_tv
 
@@ -87,9 +85,7 @@ def stream_betas(
     seen, image_t = np.unique(subject.trial_image, return_inverse=True)
     wanted = seen if image_rows is None else np.asarray(image_rows)
     place = np.searchsorted(seen, wanted)
-    if len(wanted) and (
-        (place == len(seen)).any() or (seen[np.minimum(place, len(seen) - 1)] != wanted).any()
-    ):
+    if len(wanted) and ((place == len(seen)).any() or (seen[np.minimum(place, len(seen) - 1)] != wanted).any()):
         raise ValueError(f"{subject.name} did not see some of the images asked for")
     everything = np.array_equal(wanted, seen)
     width = voxels_per_block(subject.n_trials, len(seen), memory_bytes)

@@ -157,8 +157,7 @@ def open_dataset(path: Path | str) -> Dataset:
     root = Path(path)
     if not root.is_dir():
         raise UserError(
-            f"{root}: folder not found; expected a dataset with dataset.json, images.csv and a folder per "
-            "subject"
+            f"{root}: folder not found; expected a dataset with dataset.json, images.csv and a folder per subject"
         )
     head = read_json(root / "dataset.json")
     _check_head(root / "dataset.json", head)
@@ -170,8 +169,7 @@ def open_dataset(path: Path | str) -> Dataset:
     folders = sorted(p for p in root.iterdir() if p.is_dir() and (p / "trials.csv").exists())
     if not folders:
         raise UserError(
-            f"{root}: no subject found; expected folders such as subj01 with trials.csv, voxels.csv, "
-            "responses.npy"
+            f"{root}: no subject found; expected folders such as subj01 with trials.csv, voxels.csv, responses.npy"
         )
     subjects = tuple(_read_subject(folder, index, space) for folder in folders)
     labels = {
@@ -220,8 +218,7 @@ def _check_head(path: Path, head: dict) -> None:
         raise UserError(f'{path}: expected "format": "{FORMAT}", found {head.get("format")!r}')
     if head.get("version") != VERSION:
         raise UserError(
-            f'{path}: expected "version": {VERSION}, found {head.get("version")!r}; use a version that '
-            "reads it"
+            f'{path}: expected "version": {VERSION}, found {head.get("version")!r}; use a version that reads it'
         )
     for key in ("name", "space"):
         if not isinstance(head.get(key), str):
@@ -239,8 +236,7 @@ def _unique_ids(path: Path, cells: list[str]) -> tuple[str, ...]:
             raise UserError(f"{path}, row {row}: empty image_id; every image needs its own")
         if image_id in first:
             raise UserError(
-                f"{path}: image_id {image_id!r} is in rows {first[image_id]} and {row}; every image needs "
-                "its own"
+                f"{path}: image_id {image_id!r} is in rows {first[image_id]} and {row}; every image needs its own"
             )
         first[image_id] = row
     return tuple(cells)
@@ -269,8 +265,7 @@ def _shared(path: Path, cells: list[str] | None, subjects: tuple[Subject, ...], 
         flags = integers(path, "shared", cells, 0)
         if flags.max(initial=0) > 1:
             raise UserError(
-                f"{path}, row {int(np.argmax(flags > 1)) + 1}: column 'shared' needs 0 or 1, found "
-                f"{flags.max()}"
+                f"{path}, row {int(np.argmax(flags > 1)) + 1}: column 'shared' needs 0 or 1, found {flags.max()}"
             )
         return flags == 1
     count = np.zeros(n_images, dtype=np.int64)
@@ -306,25 +301,20 @@ def _read_subject(folder: Path, index: dict[str, int], space: str) -> Subject:
     return subject
 
 
-def _places(
-    path: Path, voxels: dict[str, list[str]], n_voxels: int, space: str
-) -> tuple[np.ndarray, np.ndarray]:
+def _places(path: Path, voxels: dict[str, list[str]], n_voxels: int, space: str) -> tuple[np.ndarray, np.ndarray]:
     """Hemisphere and vertex of every column, checked against the surface if the space is one."""
     if "hemi" not in voxels or "vertex" not in voxels:
         return np.full(n_voxels, ""), np.full(n_voxels, -1, dtype=np.int64)
     hemi = np.array(voxels["hemi"], dtype=str)
     wrong = np.flatnonzero((hemi != "L") & (hemi != "R"))
     if len(wrong):
-        raise UserError(
-            f"{path}, row {wrong[0] + 1}: column 'hemi' needs L or R, found {str(hemi[wrong[0]])!r}"
-        )
+        raise UserError(f"{path}, row {wrong[0] + 1}: column 'hemi' needs L or R, found {str(hemi[wrong[0]])!r}")
     vertex = integers(path, "vertex", voxels["vertex"], 0)
     limit = _VERTICES.get(space)
     if limit is not None and n_voxels and vertex.max() >= limit:
         row = int(np.argmax(vertex >= limit))
         raise UserError(
-            f"{path}, row {row + 1}: {space} has the vertices 0 to {limit - 1} per hemisphere, found "
-            f"{vertex[row]}"
+            f"{path}, row {row + 1}: {space} has the vertices 0 to {limit - 1} per hemisphere, found {vertex[row]}"
         )
     place = vertex * 2 + (hemi == "R")
     order = np.argsort(place, kind="stable")
@@ -361,9 +351,7 @@ def _open_responses(path: Path, n_trials: int, n_voxels: int) -> np.ndarray:
     try:
         responses = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise UserError(
-            f"{path}: not a readable NumPy .npy array of numbers, or cut short ({error})"
-        ) from error
+        raise UserError(f"{path}: not a readable NumPy .npy array of numbers, or cut short ({error})") from error
     if responses.dtype.kind != "f" or responses.dtype.itemsize not in (2, 4, 8):
         raise UserError(
             f"{path}: expected float16, float32 or float64, found {responses.dtype}; save it as one of these"

@@ -38,9 +38,7 @@ def average_repeats(z_tv: np.ndarray, image_t: np.ndarray, n_images: int) -> tup
     return betas_nv, counts_nv
 
 
-def noise_variance(
-    z_tv: np.ndarray, image_t: np.ndarray, betas_nv: np.ndarray, counts_nv: np.ndarray
-) -> np.ndarray:
+def noise_variance(z_tv: np.ndarray, image_t: np.ndarray, betas_nv: np.ndarray, counts_nv: np.ndarray) -> np.ndarray:
     """Pooled variance of single trials around the mean of their image, float64 [v]; NaN without any repeated
     image.
 

@@ -89,9 +89,7 @@ def load_surface(hemi: str) -> Surface:
         coords[kind], faces[kind] = _read_mesh(folder / f"{stem}_{_SIDE[hemi]}.gii.gz")
     sulc = _read_gifti(folder / f"sulc_{_SIDE[hemi]}.gii.gz")[0]
     curv = _read_gifti(folder / f"curv_{_SIDE[hemi]}.gii.gz")[0]
-    surface = Surface(
-        hemi=hemi, faces=faces["white"], flat_faces=faces["flat"], sulc=sulc, curv=curv, **coords
-    )
+    surface = Surface(hemi=hemi, faces=faces["white"], flat_faces=faces["flat"], sulc=sulc, curv=curv, **coords)
     for value in vars(surface).values():
         if isinstance(value, np.ndarray):
             value.flags.writeable = False

@@ -16,9 +16,7 @@ def read_table(path: Path, required: tuple[str, ...]) -> dict[str, list[str]]:
     row of another length than the header.
     """
     if not path.is_file():
-        raise UserError(
-            f"{path}: file not found; expected a CSV table with the columns {', '.join(required)}"
-        )
+        raise UserError(f"{path}: file not found; expected a CSV table with the columns {', '.join(required)}")
     try:
         with path.open(newline="", encoding="utf-8-sig") as handle:
             reader = csv.reader(handle)
@@ -45,9 +43,7 @@ def read_table(path: Path, required: tuple[str, ...]) -> dict[str, list[str]]:
         )
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
-        raise UserError(
-            f"{path}: the header names the column {repeated[0]!r} twice; every column needs its own name"
-        )
+        raise UserError(f"{path}: the header names the column {repeated[0]!r} twice; every column needs its own name")
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(header)
     return {name: list(cells) for name, cells in zip(header, columns, strict=True)}
 
@@ -62,8 +58,7 @@ def integers(path: Path, column: str, cells: list[str], least: int) -> np.ndarra
             number = np.nan
         if not number == np.floor(number) or not least <= number < 2**53:
             raise UserError(
-                f"{path}, row {row + 1}: column {column!r} needs whole numbers from {least} upwards, found "
-                f"{cell!r}"
+                f"{path}, row {row + 1}: column {column!r} needs whole numbers from {least} upwards, found {cell!r}"
             )
         values[row] = int(number)
     return values
@@ -79,9 +74,7 @@ def floats(path: Path, column: str, cells: list[str]) -> np.ndarray:
         try:
             float(cell or "nan")
         except ValueError:
-            raise UserError(
-                f"{path}, row {row + 1}: column {column!r} needs numbers, found {cell!r}"
-            ) from None
+            raise UserError(f"{path}, row {row + 1}: column {column!r} needs numbers, found {cell!r}") from None
     raise AssertionError("unreachable: some cell is not a number")
 
 

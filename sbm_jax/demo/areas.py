@@ -49,9 +49,7 @@ CATEGORY_AREAS = (
 )
 ATLASES = ("prf-visualrois", "floc-faces", "floc-bodies", "floc-places", "floc-words", "food")
 _STREAM = 0xA2EA5  # separates these random numbers from others that use the same seed
-_REACH = (
-    1.7  # an area ends at this multiple of the radius of a disc of its size, whatever its neighbours leave it
-)
+_REACH = 1.7  # an area ends at this multiple of the radius of a disc of its size, whatever its neighbours leave it
 
 
 @dataclass(frozen=True)

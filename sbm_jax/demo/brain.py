@@ -254,9 +254,7 @@ def build_subject(
     # a vertex whose latent never varies over the images seen (tiny datasets) has no signal
     ncsnr = np.where(main > 0, np.clip(varied, *NCSNR_RANGE), 0.0)
     ncsnr[responsive] *= spread > 1e-9
-    gain = np.divide(
-        ncsnr[responsive] * noise_sd[responsive], spread, out=np.zeros(len(spread)), where=spread > 1e-9
-    )
+    gain = np.divide(ncsnr[responsive] * noise_sd[responsive], spread, out=np.zeros(len(spread)), where=spread > 1e-9)
     weight = np.zeros(n_vertices)
     weight[responsive] = gain
     signal_nr = ((raw_nr - raw_nr.mean(axis=0)) * gain).astype(np.float32)

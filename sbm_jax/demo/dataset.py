@@ -72,8 +72,7 @@ class Plan:
             raise UserError(f"demo dataset: size must be a multiple of 64 pixels, got {self.size}")
         if self.n_shared + self.n_unique < 8:
             raise UserError(
-                f"demo dataset: a subject needs at least 8 images, got {self.n_shared} shared + "
-                f"{self.n_unique} unique"
+                f"demo dataset: a subject needs at least 8 images, got {self.n_shared} shared + {self.n_unique} unique"
             )
 
     @property
@@ -141,9 +140,7 @@ def write_demo_dataset(
     """
     plan = Plan(seed, n_shared, n_unique, n_extra, n_subjects, size, repeats, n_sessions)
     if root.exists() and any(root.iterdir()):
-        raise UserError(
-            f"{root}: expected an empty or new folder for the demo dataset; it holds files already"
-        )
+        raise UserError(f"{root}: expected an empty or new folder for the demo dataset; it holds files already")
     for folder in ("images", "masks", "truth"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     blocks = _trial_blocks(plan.n_trials)

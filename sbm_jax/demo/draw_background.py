@@ -60,9 +60,7 @@ def draw_background(canvas: Canvas, rng: Rng) -> tuple[str, str]:
     if "{}" not in phrase:
         return kind, phrase
     article = "an" if phrase.startswith("a {}") and name[0] in "aeiou" else "a"
-    return kind, phrase.format(name).replace("a ", f"{article} ", 1) if phrase.startswith(
-        "a "
-    ) else phrase.format(name)
+    return kind, phrase.format(name).replace("a ", f"{article} ", 1) if phrase.startswith("a ") else phrase.format(name)
 
 
 def _waves(canvas: Canvas, rng: Rng, kind: str, colour: tuple, other: tuple) -> None:
@@ -98,9 +96,7 @@ def draw_clutter(canvas: Canvas, rng: Rng, n: int) -> None:
             corners = np.stack([np.cos(t + np.arange(3) * 2.1), np.sin(t + np.arange(3) * 2.1)], axis=1)
             pen.poly(corners * r + (x, y), c)
         elif shape == 2:
-            corners = np.stack(
-                [np.cos(t + np.arange(4) * np.pi / 2), np.sin(t + np.arange(4) * np.pi / 2)], axis=1
-            )
+            corners = np.stack([np.cos(t + np.arange(4) * np.pi / 2), np.sin(t + np.arange(4) * np.pi / 2)], axis=1)
             pen.poly(corners * r + (x, y), c)
         else:
             pen.line([(x, y), (x + np.cos(t) * 3 * r, y + np.sin(t) * 3 * r)], rng.uniform(0.008, 0.025), c)

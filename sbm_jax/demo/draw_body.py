@@ -107,14 +107,10 @@ def draw_body(pen: Pen, rng: np.random.Generator, skin: tuple[int, int, int], he
     if head == "tiny":
         top_of = neck + _down(180, 0.2)
         pen.ellipse(top_of[0], top_of[1], 0.095, 0.12, skin)
-        pen.poly(
-            np.array([(-0.1, 0), (-0.08, -0.12), (0.08, -0.12), (0.1, 0)]) + top_of + (0, -0.02), (50, 35, 28)
-        )
+        pen.poly(np.array([(-0.1, 0), (-0.08, -0.12), (0.08, -0.12), (0.1, 0)]) + top_of + (0, -0.02), (50, 35, 28))
     details = [f"in {article(top_name)} {garment}"]
     if garment == "shirt":
-        details.append(
-            f"with {leg_name} {legwear}" if legwear != "skirt" else f"with {article(leg_name)} skirt"
-        )
+        details.append(f"with {leg_name} {legwear}" if legwear != "skirt" else f"with {article(leg_name)} skirt")
     if head == "none":
         details.append("without a head")
     attributes: dict[str, str | float] = {

@@ -71,9 +71,7 @@ def draw_face(pen: Pen, rng: np.random.Generator, skin: tuple[int, int, int], ne
     pen.poly(outline * (0.62, 0.93) + (light * rx * 0.3, 0), (*shade(skin, 1.2), 70))
     _beard_and_mouth(pen, rng, expression, (rx, ry, jaw), turn, skin, shade(hair, 0.95) if beard else None)
     _nose(pen, turn, yaw, shadow)
-    _eyes(
-        pen, rng, expression, rx, turn, yaw, shade(hair, 0.7) if style != "bald" else shade(skin, 0.45), skin
-    )
+    _eyes(pen, rng, expression, rx, turn, yaw, shade(hair, 0.7) if style != "bald" else shade(skin, 0.45), skin)
     if glasses:
         _glasses(pen, rng, rx, turn, yaw)
     _hair(pen, rng, style, hair, rx, ry, turn)
@@ -86,9 +84,7 @@ def draw_face(pen: Pen, rng: np.random.Generator, skin: tuple[int, int, int], ne
     if beard:
         details.append("with a beard")
     if not hat:
-        details.append(
-            "with a bald head" if style == "bald" else f"with {_hair_words(style)}{hair_name} hair"
-        )
+        details.append("with a bald head" if style == "bald" else f"with {_hair_words(style)}{hair_name} hair")
     attributes: dict[str, str | float] = {
         "expression": expression, "hair": "none" if style == "bald" else hair_name, "glasses": float(glasses),
         "yaw": yaw,
@@ -131,17 +127,13 @@ def _eyes(
         pen.ellipse(x + look + 0.025, -0.125, 0.018, 0.018, (255, 255, 255))
         pen.line(arc(x, -0.09, w * 1.08, 0.1 * wide, 190, 350, 8), 0.035, INK)
         inner, outer = x - side * w, x + side * w * 1.1
-        pen.line(
-            [(inner, brow_y + brow_tilt), (x, brow_y - 0.03), (outer, brow_y - brow_tilt * 0.5)], weight, brow
-        )
+        pen.line([(inner, brow_y + brow_tilt), (x, brow_y - 0.03), (outer, brow_y - brow_tilt * 0.5)], weight, brow)
 
 
 def _nose(pen: Pen, turn: float, yaw: float, shadow: tuple) -> None:
     tip = turn * 1.55
     side = 1 if yaw >= 0 else -1
-    pen.line(
-        [(turn + side * 0.03, -0.05), (tip + side * 0.09, 0.2), (tip - side * 0.06, 0.24)], 0.035, shadow
-    )
+    pen.line([(turn + side * 0.03, -0.05), (tip + side * 0.09, 0.2), (tip - side * 0.06, 0.24)], 0.035, shadow)
     pen.ellipse(tip, 0.21, 0.1, 0.055, (*shadow, 160))
     for s in (-1, 1):
         pen.ellipse(tip + 0.05 * s, 0.235, 0.022, 0.016, (60, 30, 25))
@@ -161,9 +153,7 @@ def _beard_and_mouth(
     if beard is not None:
         low = arc(0, 0, rx, ry * 1.03, 8, 172, 18)
         low[:, 0] *= 1 - jaw * np.clip(low[:, 1] / ry, 0, 1) ** 2
-        pen.poly(
-            np.concatenate([low, [(-rx * 0.6 + x * 0.5, 0.32), (x, 0.29), (rx * 0.6 + x * 0.5, 0.32)]]), beard
-        )
+        pen.poly(np.concatenate([low, [(-rx * 0.6 + x * 0.5, 0.32), (x, 0.29), (rx * 0.6 + x * 0.5, 0.32)]]), beard)
     lips = (178, 62, 66) if rng.random() < 0.5 else shade(skin, 0.62)
     if expression == "smiling":
         if rng.random() < 0.6:
@@ -198,9 +188,7 @@ def _glasses(pen: Pen, rng: np.random.Generator, rx: float, turn: float, yaw: fl
     pen.line([(xs[0] + 0.18, -0.1), (turn, -0.13), (xs[1] - 0.18, -0.1)], 0.045, frame)
 
 
-def _hair(
-    pen: Pen, rng: np.random.Generator, style: str, hair: tuple, rx: float, ry: float, turn: float
-) -> None:
+def _hair(pen: Pen, rng: np.random.Generator, style: str, hair: tuple, rx: float, ry: float, turn: float) -> None:
     if style == "bald":
         return
     top = arc(0, -0.1, rx * 1.12, ry * 1.06, 178, 362, 20)

@@ -65,9 +65,7 @@ def _burger(pen: Pen, rng: Rng) -> str:
     bun = jitter(rng, (215, 150, 75))
     pen.poly(np.concatenate([arc(0, 0.35, 0.85, 0.5, 0, 180), [(-0.85, 0.3), (0.85, 0.3)]]), bun)
     pen.limb((-0.75, 0.28), (0.75, 0.28), 0.16, 0.16, (95, 55, 35))
-    pen.poly(
-        [(-0.85, 0.06), (0.85, 0.06), (0.5, 0.3), (0.2, 0.12), (-0.3, 0.28), (-0.6, 0.12)], (250, 195, 55)
-    )
+    pen.poly([(-0.85, 0.06), (0.85, 0.06), (0.5, 0.3), (0.2, 0.12), (-0.3, 0.28), (-0.6, 0.12)], (250, 195, 55))
     pen.limb((-0.72, 0.02), (0.72, 0.02), 0.09, 0.09, (200, 50, 40))
     for x in np.linspace(-0.8, 0.8, 7):
         pen.ellipse(x, -0.07, 0.17, 0.09, (95, 170, 65))
@@ -175,9 +173,7 @@ def _grapes(pen: Pen, rng: Rng) -> str:
 
 def _strawberry(pen: Pen, rng: Rng) -> str:
     c = jitter(rng, (215, 35, 50))
-    pen.poly(
-        [(-0.62, -0.3), (-0.4, -0.62), (0.4, -0.62), (0.62, -0.3), (0.45, 0.3), (0.0, 0.92), (-0.45, 0.3)], c
-    )
+    pen.poly([(-0.62, -0.3), (-0.4, -0.62), (0.4, -0.62), (0.62, -0.3), (0.45, 0.3), (0.0, 0.92), (-0.45, 0.3)], c)
     pen.ellipse(0, -0.25, 0.62, 0.42, c)
     for x, y in (
         (-0.35, -0.2),
@@ -244,6 +240,4 @@ def draw_food(pen: Pen, rng: Rng) -> Thing:
         pen = Pen(pen.canvas, pen.instance, pen.place((0.0, 0.0)), pen.scale * 0.72, pen.angle, pen.flip)
     colour = FOODS[kind](pen, rng)
     adjectives = [colour] if colour and colour != kind else []
-    return Thing(
-        "food", kind, adjectives, ["on a plate"] if plate else [], {"food": kind, "food_colour": colour}
-    )
+    return Thing("food", kind, adjectives, ["on a plate"] if plate else [], {"food": kind, "food_colour": colour})

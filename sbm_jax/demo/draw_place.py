@@ -150,9 +150,7 @@ def _corridor(pen: Pen, rng: Rng) -> None:
     pen.poly(far, shade(wall, 0.55))
     mid = (far[2] + far[3]) / 2
     size = far[2, 1] - far[1, 1]
-    pen.rect(
-        mid[0] - 0.2 * size, mid[1] - 0.65 * size, mid[0] + 0.2 * size, mid[1], jitter(rng, (180, 190, 200))
-    )
+    pen.rect(mid[0] - 0.2 * size, mid[1] - 0.65 * size, mid[0] + 0.2 * size, mid[1], jitter(rng, (180, 190, 200)))
     door = jitter(rng, (120, 75, 45), 25)
     for near, back in ((corners[3], far[3]), (corners[2], far[2])):
         for t in (0.12, 0.48, 0.74):
@@ -167,9 +165,7 @@ def _corridor(pen: Pen, rng: Rng) -> None:
             (255, 252, 230),
         )
     for t in (0.2, 0.5, 0.72, 0.88):
-        pen.line(
-            [corners[3] * (1 - t) + far[3] * t, corners[2] * (1 - t) + far[2] * t], 0.005, shade(floor, 0.75)
-        )
+        pen.line([corners[3] * (1 - t) + far[3] * t, corners[2] * (1 - t) + far[2] * t], 0.005, shade(floor, 0.75))
 
 
 def _mountains(pen: Pen, rng: Rng) -> None:

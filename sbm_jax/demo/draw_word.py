@@ -28,9 +28,7 @@ def _glyphs(text: str, weight: int) -> Image.Image:
     """Coverage map (mode L, uint8) of the text, cropped to its ink."""
     left, top, right, bottom = _font().getbbox(text, stroke_width=weight)
     sheet = Image.new("L", (int(right - left) + 4, int(bottom - top) + 4))
-    ImageDraw.Draw(sheet).text(
-        (2 - left, 2 - top), text, fill=255, font=_font(), stroke_width=weight, stroke_fill=255
-    )
+    ImageDraw.Draw(sheet).text((2 - left, 2 - top), text, fill=255, font=_font(), stroke_width=weight, stroke_fill=255)
     return sheet
 
 
@@ -75,9 +73,7 @@ def draw_word(pen: Pen, rng: np.random.Generator) -> Thing:
     return Thing("word", noun, [ink_name], details, attributes)
 
 
-def _stamp(
-    pen: Pen, glyphs: Image.Image, extent: tuple[float, float], ink: tuple, halo: tuple | None
-) -> None:
+def _stamp(pen: Pen, glyphs: Image.Image, extent: tuple[float, float], ink: tuple, halo: tuple | None) -> None:
     """Paste the glyphs around the pen's centre; without a sign a halo sets them off any background."""
     pixels = (max(3, round(extent[0] * pen.scale)), max(3, round(extent[1] * pen.scale)))
     margin = max(2, round(0.05 * pen.scale))

@@ -17,9 +17,7 @@ CYCLES = {"coarse": 8.0, "fine": 16.0}  # spatial frequency, cycles per picture 
 ORIENTED = tuple(f"orientation-{angle:03d}-{band}" for band in CYCLES for angle in ORIENTATIONS)
 FEATURES = (*ORIENTED, "contrast", "luminance", "red-green", "blue-yellow")
 SIGNED = ("luminance", "red-green", "blue-yellow")
-_BANDWIDTH = (
-    0.4  # SD of the Gabor's Gaussian in the frequency domain over its centre frequency, about 1.4 octaves
-)
+_BANDWIDTH = 0.4  # SD of the Gabor's Gaussian in the frequency domain over its centre frequency, about 1.4 octaves
 _NEIGHBOURHOOD = 9  # side of the square in which contrast is measured, fine pixels (a seventh of the picture)
 
 

@@ -42,8 +42,7 @@ _FACE_NOUNS = ("face", "face", "face", "head", "person with a face")
 _BODY_NOUNS = ("body", "body", "figure", "body of a person")
 _BOTH_NOUNS = ("person", "person with a body and a face")
 _GLUE = (
-    "a an the of on in empty view background sign word letters glasses beard bald head hair"
-    " plate without with close up"
+    "a an the of on in empty view background sign word letters glasses beard bald head hair plate without with close up"
 )
 
 CONCEPT_PROMPTS: dict[str, tuple[str, ...]] = {
@@ -147,15 +146,11 @@ def draw_scene(seed: int, index: int, size: int = 128) -> Scene:
             table[i + 1] = CONCEPTS.index(thing.concept) + 1
     mask = table[instances]
     counts = np.bincount(mask.ravel(), minlength=len(CONCEPTS) + 1)[1:] / mask.size
-    visible = [
-        (t, centres.get(i), float(shown[i])) for i, t in enumerate(things) if shown[i] >= SMALLEST_VISIBLE
-    ]
+    visible = [(t, centres.get(i), float(shown[i])) for i, t in enumerate(things) if shown[i] >= SMALLEST_VISIBLE]
     for thing, _, _ in visible:
         for key, value in thing.attributes.items():
             attributes.setdefault(key, value)
-    largest = (
-        max(visible, key=lambda v: v[2] * (0.25 if v[0].concept == "place" else 1.0))[0] if visible else None
-    )
+    largest = max(visible, key=lambda v: v[2] * (0.25 if v[0].concept == "place" else 1.0))[0] if visible else None
     attributes["main"] = largest.concept if largest else "none"
     image = light(canvas.image.reduce(2), rng)
     labels = {c: float(counts[i]) for i, c in enumerate(CONCEPTS)}
@@ -177,11 +172,7 @@ def _choose_concepts(rng: np.random.Generator) -> tuple[list[str], bool]:
     if rng.random() < SOLO_SHARE:
         return [CONCEPTS[int(rng.integers(len(CONCEPTS)))]], True
     wanted = ["place"] if rng.random() < 0.47 else []
-    n = (
-        int(rng.choice((1, 2, 3), p=(0.28, 0.5, 0.22)))
-        if wanted
-        else int(rng.choice((2, 3, 4), p=(0.5, 0.38, 0.12)))
-    )
+    n = int(rng.choice((1, 2, 3), p=(0.28, 0.5, 0.22))) if wanted else int(rng.choice((2, 3, 4), p=(0.5, 0.38, 0.12)))
     # faces also come as heads of bodies, so they are asked for less often
     weights = np.array([0.135, 0.21, 0.215, 0.22, 0.22])
     others = [c for c in CONCEPTS if c != "place"]
@@ -221,9 +212,7 @@ def _draw_things(
     return centres
 
 
-def _draw_person(
-    canvas: Canvas, rng: np.random.Generator, pen: Pen, things: list[Thing], with_face: bool
-) -> None:
+def _draw_person(canvas: Canvas, rng: np.random.Generator, pen: Pen, things: list[Thing], with_face: bool) -> None:
     """A body and, if wanted, a face on its neck as a thing of its own."""
     skin = skin_tone(rng)
     head = "face" if with_face else ("none" if rng.random() < 0.6 else "tiny")
@@ -233,9 +222,7 @@ def _draw_person(
     if with_face:
         scale = float(rng.uniform(0.24, 0.34))
         centre = pen.place((neck[0], neck[1] - 0.05 - 0.8 * scale))
-        face_pen = Pen(
-            canvas, len(things) + 1, centre, pen.scale * scale, pen.angle + rng.normal(0, 0.12), pen.flip
-        )
+        face_pen = Pen(canvas, len(things) + 1, centre, pen.scale * scale, pen.angle + rng.normal(0, 0.12), pen.flip)
         face = draw_face(face_pen, rng, skin, neck=False)
         face.attributes["on_body"] = 1.0
         things.append(face)
@@ -295,9 +282,7 @@ def _caption(
         if skip:
             skip = False
             continue
-        owns_face = (
-            thing.concept == "body" and i + 1 < len(rest) and rest[i + 1][0].attributes.get("on_body") == 1.0
-        )
+        owns_face = thing.concept == "body" and i + 1 < len(rest) and rest[i + 1][0].attributes.get("on_body") == 1.0
         if owns_face and rng.random() < 0.5:
             phrases.append(_phrase(rng, thing, centre, share, True, few))
             skip = True

@@ -108,9 +108,7 @@ def make_spec(tokenizer: PreTrainedTokenizerFast) -> ClipSpec:
     block = BlockSpec(width=128, heads=4, mlp_width=512, activation="quick_gelu", eps=1e-5)
     return ClipSpec(
         vision=VisionSpec(block, 6, SIDE, PATCH, pre_norm=True, patch_bias=False, projection=96),
-        text=TextSpec(
-            block, 3, len(tokenizer), TOKENS, tokenizer.convert_tokens_to_ids("<end>"), projection=96
-        ),
+        text=TextSpec(block, 3, len(tokenizer), TOKENS, tokenizer.convert_tokens_to_ids("<end>"), projection=96),
     )
 
 
@@ -219,9 +217,7 @@ def _cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return -(targets * jax.nn.log_softmax(logits, axis=-1)).sum(axis=-1).mean()
 
 
-def make_step(
-    graph: nnx.GraphDef, prompts: tuple[jax.Array, ...]
-) -> tuple[Callable, optax.GradientTransformation]:
+def make_step(graph: nnx.GraphDef, prompts: tuple[jax.Array, ...]) -> tuple[Callable, optax.GradientTransformation]:
     """The jitted update (state, optimiser state, batch, rate) -> (state, optimiser state, loss parts)."""
     optimiser = optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -350,9 +346,7 @@ def main(
     model = Trained(make_spec(tokenizer), nnx.Rngs(seed))
     if start:
         tensors = load_file(start / "model.safetensors")
-        model.clip = load_weights(
-            lambda: Clip(model.clip.spec, nnx.Rngs(0)), tensors, CLIP_RULES, (), str(start)
-        )
+        model.clip = load_weights(lambda: Clip(model.clip.spec, nnx.Rngs(0)), tensors, CLIP_RULES, (), str(start))
     model = train(model, pool, tokenizer, Run(out, minutes, steps, batch, seed, export_minutes))
     export(out, model, tokenizer)
     log.info("final: %s", zero_shot_accuracy(out))

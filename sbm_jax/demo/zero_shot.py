@@ -23,9 +23,7 @@ PLACE = CONCEPTS.index("place")
 def concept_embeddings(backbone: Backbone) -> np.ndarray:
     """Unit-norm f32 [6, e]: for each of CONCEPTS the mean of its prompts' text embeddings."""
     if backbone.text is None:
-        raise UserError(
-            f"{backbone.name}: zero-shot classification needs a model with a text tower, such as CLIP"
-        )
+        raise UserError(f"{backbone.name}: zero-shot classification needs a model with a text tower, such as CLIP")
     encode = jax.jit(text_features)
     means = []
     for concept in CONCEPTS:
@@ -93,18 +91,14 @@ def _figures(scores_nc: np.ndarray, labels_nc: np.ndarray) -> dict[str, Any]:
     judged = dominant >= 0
     right = scores_nc.argmax(axis=1) == dominant
     accuracy = float(right[judged].mean())
-    precision = {
-        concept: average_precision(scores_nc[:, i], labels_nc[:, i] > 0) for i, concept in enumerate(CONCEPTS)
-    }
+    precision = {concept: average_precision(scores_nc[:, i], labels_nc[:, i] > 0) for i, concept in enumerate(CONCEPTS)}
     return {
         "accuracy": accuracy,
         "accuracy_standard_error": float(np.sqrt(accuracy * (1 - accuracy) / judged.sum())),
         "chance": 1 / len(CONCEPTS),
         "judged_scenes": int(judged.sum()),
         "accuracy_by_concept": {
-            concept: float(right[dominant == i].mean())
-            for i, concept in enumerate(CONCEPTS)
-            if (dominant == i).any()
+            concept: float(right[dominant == i].mean()) for i, concept in enumerate(CONCEPTS) if (dominant == i).any()
         },
         "mean_average_precision": float(np.mean(list(precision.values()))),
         "average_precision": precision,

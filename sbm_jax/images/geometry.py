@@ -42,9 +42,7 @@ def load_square(path: Path, side: int) -> np.ndarray:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such image file") from error
     except _DECODE_ERRORS as error:
-        raise UserError(
-            f"{path}: not a readable image ({error}); replace it or take it off the image list"
-        ) from error
+        raise UserError(f"{path}: not a readable image ({error}); replace it or take it off the image list") from error
     return to_square(image, side)
 
 
@@ -63,9 +61,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise ValueError(
-            f"32-bit grey values (mode {image.mode}) have no defined range; save it as 8 or 16 bits"
-        )
+        raise ValueError(f"32-bit grey values (mode {image.mode}) have no defined range; save it as 8 or 16 bits")
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         clear = image.convert("RGBA")
         grey = Image.new("RGBA", clear.size, (*MID_GREY, 255))
@@ -73,9 +69,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def normalise(
-    images_bhwc: np.ndarray, mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> np.ndarray:
+def normalise(images_bhwc: np.ndarray, mean: tuple[float, float, float], std: tuple[float, float, float]) -> np.ndarray:
     """uint8 [b, h, w, 3] -> f32 (x / 255 - mean) / std, per channel."""
     if images_bhwc.dtype != np.uint8:
         raise ValueError(f"expected uint8 images, got {images_bhwc.dtype}")

@@ -57,14 +57,10 @@ def curve_svg(curve: LayerCurve) -> Markup:
     for tick in ticks:
         y = y_at(tick)
         out.append(
-            Markup('<path class="{}" d="M{} {:.1f}H{:.0f}"/>').format(
-                "zero" if tick == 0 else "grid", LEFT, y, end
-            )
+            Markup('<path class="{}" d="M{} {:.1f}H{:.0f}"/>').format("zero" if tick == 0 else "grid", LEFT, y, end)
         )
         out.append(_text(LEFT - 8, y + 4, tick_text(tick, ticks), "tick end"))
-    every = (
-        math.ceil(n * LETTER * max((len(s) + 1 for s in curve.x_labels), default=1) / max(end - LEFT, 1)) or 1
-    )
+    every = math.ceil(n * LETTER * max((len(s) + 1 for s in curve.x_labels), default=1) / max(end - LEFT, 1)) or 1
     out += [_text(x_at[i], HEIGHT - BOTTOM + 19, curve.x_labels[i], "tick mid") for i in range(0, n, every)]
     out.append(_text((LEFT + end) / 2, HEIGHT - 8, curve.x_label, "axis mid"))
     middle = (HEIGHT - BOTTOM + TOP) / 2
@@ -86,12 +82,8 @@ def curve_svg(curve: LayerCurve) -> Markup:
                     colour,
                 )
             )
-        points = [
-            (x, y_at(v), v, s) for x, v, s in zip(x_at, values, curve.x_labels, strict=True) if _finite(v)
-        ]
-        out.append(
-            Markup('<path class="line" stroke="{}" d="{}"/>').format(colour, _path(x_at, values, y_at))
-        )
+        points = [(x, y_at(v), v, s) for x, v, s in zip(x_at, values, curve.x_labels, strict=True) if _finite(v)]
+        out.append(Markup('<path class="line" stroke="{}" d="{}"/>').format(colour, _path(x_at, values, y_at)))
         for x, y, value, label in points:
             title = f"{name}, {curve.x_label} {label}: {value:.4g}"
             out.append(_marker(MARKERS[i % len(MARKERS)], x, y, colour, title))
@@ -132,9 +124,7 @@ def _path(x_at: Sequence[float], values: Sequence[float], y_at) -> str:
 
 
 def _band(points: list[tuple[float, float, float]], colour: str) -> Markup:
-    corners = [f"{x:.1f} {y:.1f}" for x, y, _ in points] + [
-        f"{x:.1f} {y:.1f}" for x, _, y in reversed(points)
-    ]
+    corners = [f"{x:.1f} {y:.1f}" for x, y, _ in points] + [f"{x:.1f} {y:.1f}" for x, _, y in reversed(points)]
     return (
         Markup('<path class="band" fill="{}" d="{}"/>').format(colour, "M" + "L".join(corners) + "Z")
         if corners

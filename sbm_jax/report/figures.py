@@ -73,9 +73,7 @@ def render_hemisphere(
         key = np.unique(np.round(colours_v3).astype(np.int64) @ [65536, 256, 1], return_inverse=True)[1]
         speaker = majority(np.where(shown_v, key, -1), faces, face, weight)
         # Bare cortex keeps its soft sulci; only pixels that belong to a category take one vertex's colour.
-        soft = interpolate(
-            np.where(shown_v[:, None], sulcal_grey(hemi.sulc), colours_v3), faces, face, weight
-        )
+        soft = interpolate(np.where(shown_v[:, None], sulcal_grey(hemi.sulc), colours_v3), faces, face, weight)
         image = np.where(shown_v[speaker][..., None], colours_v3[speaker], soft)
     else:
         image = interpolate(colours_v3, faces, face, weight)

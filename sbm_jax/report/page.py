@@ -82,9 +82,7 @@ def render_page(report: ReportData) -> str:
     """
     for item in (*report.tables, *report.curves):
         if item.section not in SECTIONS:
-            raise ValueError(
-                f"{item.title!r}: unknown section {item.section!r}; there are {', '.join(SECTIONS)}"
-            )
+            raise ValueError(f"{item.title!r}: unknown section {item.section!r}; there are {', '.join(SECTIONS)}")
     style, script = _asset("page.css"), _script()
     blobs, pictures = Blobs(), Blobs()
     types: dict[int, str] = {}
@@ -146,9 +144,7 @@ def _cortex_payload(report: ReportData, blobs: Blobs) -> dict[str, Any] | None:
             "sulc": blobs.scalars(hemi.sulc),
         }
     palettes = {
-        layer.palette or DEFAULT_PALETTE.get(layer.kind, "")
-        for maps in report.subjects.values()
-        for layer in maps
+        layer.palette or DEFAULT_PALETTE.get(layer.kind, "") for maps in report.subjects.values() for layer in maps
     }
     unknown = set(report.outlines) - set(report.subjects)
     if unknown:
@@ -163,9 +159,7 @@ def _cortex_payload(report: ReportData, blobs: Blobs) -> dict[str, Any] | None:
             {
                 "name": subject,
                 "maps": [_map_payload(layer, cortex.n_vertices, blobs) for layer in maps],
-                "atlases": [
-                    _atlas_payload(a, cortex.n_vertices, blobs) for a in report.outlines.get(subject, ())
-                ],
+                "atlases": [_atlas_payload(a, cortex.n_vertices, blobs) for a in report.outlines.get(subject, ())],
             }
             for subject, maps in report.subjects.items()
         ],
@@ -180,15 +174,9 @@ def _map_payload(layer: MapLayer, n_vertices: int, blobs: Blobs) -> dict[str, An
         finite = layer.values[np.isfinite(layer.values)]
         whole = np.array_equal(finite, np.round(finite))
         if not whole or (finite.size and not 0 <= finite.min() <= finite.max() < len(layer.categories)):
-            raise ValueError(
-                f"map {layer.name!r}: values are not indices of its {len(layer.categories)} categories"
-            )
-    elif layer.kind not in DEFAULT_PALETTE or not (
-        math.isfinite(layer.vmin) and layer.vmin < layer.vmax < math.inf
-    ):
-        raise ValueError(
-            f"map {layer.name!r}: kind {layer.kind!r} from {layer.vmin} to {layer.vmax} cannot be shown"
-        )
+            raise ValueError(f"map {layer.name!r}: values are not indices of its {len(layer.categories)} categories")
+    elif layer.kind not in DEFAULT_PALETTE or not (math.isfinite(layer.vmin) and layer.vmin < layer.vmax < math.inf):
+        raise ValueError(f"map {layer.name!r}: kind {layer.kind!r} from {layer.vmin} to {layer.vmax} cannot be shown")
     return {
         "name": layer.name,
         "label": layer.label,

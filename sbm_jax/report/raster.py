@@ -31,10 +31,7 @@ def vertex_normals(xyz_v3: np.ndarray, faces_f3: np.ndarray) -> np.ndarray:
     a, b, c = (xyz_v3[faces_f3[:, i]].astype(np.float64) for i in range(3))
     face_normal = np.cross(b - a, c - a)
     normal = np.stack(
-        [
-            np.bincount(faces_f3.ravel(), np.repeat(face_normal[:, axis], 3), minlength=len(xyz_v3))
-            for axis in range(3)
-        ],
+        [np.bincount(faces_f3.ravel(), np.repeat(face_normal[:, axis], 3), minlength=len(xyz_v3)) for axis in range(3)],
         axis=1,
     )
     length = np.linalg.norm(normal, axis=1, keepdims=True)
@@ -107,9 +104,7 @@ def interpolate(attribute_vc: np.ndarray, faces_f3: np.ndarray, face_hw: np.ndar
     return out
 
 
-def majority(
-    label_v: np.ndarray, faces_f3: np.ndarray, face_hw: np.ndarray, weight_hw3: np.ndarray
-) -> np.ndarray:
+def majority(label_v: np.ndarray, faces_f3: np.ndarray, face_hw: np.ndarray, weight_hw3: np.ndarray) -> np.ndarray:
     """Vertex that speaks for each pixel, int [h, w], -1 none: a corner of the label that weighs most there.
 
     Borders between labels then run straight from edge midpoint to edge midpoint.

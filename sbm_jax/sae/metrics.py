@@ -36,9 +36,7 @@ def _sums(norm: Norm, params: Params, x_raw: jax.Array, k: int) -> dict[str, jax
     }
 
 
-def held_out_metrics(
-    store: Store, stack: Stack, images: np.ndarray, trained: Trained, k: int
-) -> list[dict[str, Any]]:
+def held_out_metrics(store: Store, stack: Stack, images: np.ndarray, trained: Trained, k: int) -> list[dict[str, Any]]:
     """One record per autoencoder over all tokens of `images`.
 
     explained_variance: 1 - sum |x - x^|^2 / sum |x - mean x|^2, mean per dimension over the held-out tokens.

@@ -82,9 +82,7 @@ def state_specs(state: TrainState) -> Any:
 
 def put_state(state: TrainState, mesh: Mesh) -> TrainState:
     """The state laid over the mesh."""
-    return jax.tree.map(
-        lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), state, state_specs(state)
-    )
+    return jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), state, state_specs(state))
 
 
 def _dense(values_bk: jax.Array, units_bk: jax.Array, u: int) -> jax.Array:

@@ -81,9 +81,7 @@ class TokenStream:
             rows = np.sort(order[self.bounds[pool] : self.bounds[pool + 1]])
             self._pool = None  # let the old pool go before the new one is read
             first = self.store.read(array_name(self.hooks[0], self.kind), rows)
-            tokens = np.empty(
-                (len(self.hooks), len(rows) * self.tokens_per_image, first.shape[-1]), first.dtype
-            )
+            tokens = np.empty((len(self.hooks), len(rows) * self.tokens_per_image, first.shape[-1]), first.dtype)
             tokens[0] = first.reshape(tokens.shape[1:])
             for layer, hook in enumerate(self.hooks[1:], start=1):
                 tokens[layer] = self.store.read(array_name(hook, self.kind), rows).reshape(tokens.shape[1:])

@@ -21,9 +21,7 @@ from sbm_jax.sae.step import DATA, SAE, TrainState, init_state, make_step, put_s
 from sbm_jax.sae.stream import TokenStream, array_name, batches
 from sbm_jax.store.store import Store
 
-STATISTICS_IMAGES = (
-    4096  # enough for a mean to 1.6 % of a standard deviation even when patches of one image are equal
-)
+STATISTICS_IMAGES = 4096  # enough for a mean to 1.6 % of a standard deviation even when patches of one image are equal
 _READ_IMAGES = 256
 _LOGS = 50
 
@@ -95,9 +93,7 @@ def train(
     d = store.array(array_name(stack.hooks[0], stack.kinds[0])).shape[-1]
     units = config.expansion * d
     if config.k > units:
-        raise UserError(
-            f"train.k is {config.k}, but the dictionary has only {units} units (expansion x width {d})."
-        )
+        raise UserError(f"train.k is {config.k}, but the dictionary has only {units} units (expansion x width {d}).")
     a = len(stack.members)
     mesh = two_axes(SAE, a, DATA, config.batch, devices)
     log(f"train: {a} autoencoders of {units} units over mesh {dict(mesh.shape)}")

@@ -13,11 +13,12 @@ import numpy as np
 
 from sbm_jax.axes import SAE_MODES, TOKEN_KIND
 from sbm_jax.errors import UserError
-from sbm_jax.kernels import SparseCodes, cosine_topk, cosine_topk_both, merge_topk, paired_cosine
+from sbm_jax.kernels import SparseCodes, cosine_topk, cosine_topk_both, merge_topk, prepare_responses
+from sbm_jax.kernels.cosine_topk.paired import paired_rows, unit_rows
 from sbm_jax.mesh import make_mesh
 from sbm_jax.progress import progress
 from sbm_jax.stages.context import Context
-from sbm_jax.stages.inputs import Codes, n_units, read_betas, read_codes, subject_images
+from sbm_jax.stages.inputs import Codes, n_units, read_betas, read_codes, responsive, subject_images
 from sbm_jax.store.store import Store, StoreWriter
 
 _CONSTANT = -2.0
@@ -28,7 +29,8 @@ def run(ctx: Context, name: str) -> Store:
 
     `voxel_values` [v, k] in-sample similarity, `voxel_units` [v, k] as layer x units + unit (-1: voxel left out),
     `held_out` [v, k]; per layer `layer_values`, `layer_units`, `layer_held_out` [l, v]; `unit_values`, `unit_voxels`
-    [l, u, k]; the same search with images permuted: `shuffled_values`, `shuffled_units`, `shuffled_held_out` [b, v];
+    [l, u, k]; the same search with images permuted, for responsive voxels: `shuffled_values`, `shuffled_units`,
+    `shuffled_held_out` [b, v];
     for autoencoders `decoder` [v, d], the decoder row of the best unit in input coordinates.
     """
     codes, saes = ctx.open(ctx.specs.codes), ctx.open(ctx.specs.saes)
@@ -36,6 +38,7 @@ def run(ctx: Context, name: str) -> Store:
     writer = ctx.writer(ctx.specs.align[name])
     images = subject_images(betas)
     usable = np.flatnonzero(betas.read("usable"))
+    alive = responsive(betas, ctx.config.align.min_ncsnr)
     modes, hooks, config = ctx.config.encode.modes, ctx.facts.hooks, ctx.config.align
     n_voxels = betas.array("betas").shape[0]
     block = max(256, (config.memory_mb << 20) // (16 * len(images.rows)))
@@ -45,11 +48,19 @@ def run(ctx: Context, name: str) -> Store:
         for mode in modes:
             units = n_units(codes, saes, mode, hooks[0])
             search = Search(
-                n_voxels, len(hooks), units, min(config.k_voxel, units), config.k_unit, config.shuffles, mesh, config.seed
+                n_voxels,
+                len(hooks),
+                units,
+                min(config.k_voxel, units),
+                config.k_unit,
+                config.shuffles,
+                mesh,
+                config.seed,
+                config.memory_mb << 20,
             )
             for voxels in blocks:
                 y = read_betas(betas, voxels)
-                search.start(voxels, y[~images.shared], y[images.shared])
+                search.start(voxels, alive[voxels], y[~images.shared], y[images.shared])
                 for layer, hook in enumerate(hooks):
                     search.layer(
                         layer,
@@ -57,6 +68,7 @@ def run(ctx: Context, name: str) -> Store:
                         _checked(read_codes(codes, mode, hook, images.held_out_rows, units), mode, hook),
                     )
                     task.advance()
+                search.finish()
             for key, value in search.results().items():
                 writer.put(f"{mode}/{key}", value)
             if mode in SAE_MODES:
@@ -75,7 +87,9 @@ def _write_index(writer: StoreWriter, ctx: Context, codes: Store, saes: Store) -
 def _checked(codes: Codes, mode: str, hook: str) -> Codes:
     values = codes.values_nk if isinstance(codes, SparseCodes) else codes
     if not np.isfinite(values).all():
-        raise UserError(f"align: the {mode} codes at {hook} hold NaN or infinity. Check the activations and the training.")
+        raise UserError(
+            f"align: the {mode} codes at {hook} hold NaN or infinity. Check the activations and the training."
+        )
     return codes
 
 
@@ -104,6 +118,7 @@ class Search:
     shuffles: int
     mesh: Any
     seed: int
+    memory_bytes: int
     values: np.ndarray = field(init=False)
     units: np.ndarray = field(init=False)
 
@@ -117,44 +132,57 @@ class Search:
         self.shuffled_values, self.shuffled_units = _empty(self.shuffles, v)
         self.shuffled_held_out = np.zeros((self.shuffles, v), np.float32)
 
-    def start(self, voxels: np.ndarray, y_select: np.ndarray, y_held_out: np.ndarray) -> None:
-        """Begin a block of voxels: responses [n, block] to the selection and the held-out images."""
-        self.voxels, self.y_select, self.y_held_out = voxels, y_select, y_held_out
+    def start(self, voxels: np.ndarray, shuffled: np.ndarray, y_select: np.ndarray, y_held_out: np.ndarray) -> None:
+        """Begin a block of voxels: responses [n, block]; `shuffled` [block] says which also take part in the control."""
+        self.block, self.control = voxels, voxels[shuffled]
+        self.select = prepare_responses(y_select, mesh=self.mesh)
+        self.select_control = prepare_responses(y_select[:, shuffled], mesh=self.mesh) if shuffled.any() else None
+        self.y_held_out = unit_rows(y_held_out.T)
+        self.y_control = self.y_held_out[shuffled]
+        self.held_codes: list[Codes] = []
         rng = np.random.default_rng([self.seed, len(y_select), len(y_held_out)])
         # One permutation of the images for all voxels and layers, so that their dependence stays.
         self.orders = [(rng.permutation(len(y_select)), rng.permutation(len(y_held_out))) for _ in range(self.shuffles)]
 
     def layer(self, layer: int, select: Codes, held_out: Codes) -> None:
-        """Search one layer's units for the current block of voxels."""
-        v, u, offset = self.voxels, self.units_per_layer, layer * self.units_per_layer
-        k_unit = min(self.k_unit, len(v))
+        """Search one layer's units for the current block of voxels; layers come in ascending order."""
+        v, u, offset = self.block, self.units_per_layer, layer * self.units_per_layer
         values_vk, units_vk, values_uk, at_uk = cosine_topk_both(
-            select, self.y_select, min(self.k_voxel, u), k_unit, mesh=self.mesh
+            select, self.select, min(self.k_voxel, u), min(self.k_unit, len(v)), memory_bytes=self.memory_bytes
         )
-        scores = paired_cosine(held_out, self.y_held_out, units_vk)
         values_vk, values_uk = _as_keys(values_vk), _as_keys(values_uk)
         self.layer_values[layer, v], self.layer_units[layer, v] = values_vk[:, 0], units_vk[:, 0] + offset
-        self.layer_held_out[layer, v] = scores[:, 0]
-        # Scores travel with their units through the merge: the slot says which list a unit came from.
-        old = np.arange(self.k_voxel, dtype=np.int32)[None].repeat(len(v), 0)
-        new = self.k_voxel + np.arange(units_vk.shape[1], dtype=np.int32)[None].repeat(len(v), 0)
-        best, slot = (np.asarray(x) for x in merge_topk(self.values[v], old, values_vk, new, self.k_voxel))
-        self.values[v] = best
-        self.units[v] = np.take_along_axis(np.hstack([self.units[v], units_vk + offset]), slot, axis=1)
-        self.held_out[v] = np.take_along_axis(np.hstack([self.held_out[v], scores]), slot, axis=1)
-        merged, place = merge_topk(
+        self.layer_held_out[layer, v] = paired_rows(held_out, self.y_held_out, units_vk[:, :1])[:, 0]
+        merged = merge_topk(self.values[v], self.units[v], values_vk, units_vk + offset, self.k_voxel)
+        self.values[v], self.units[v] = (np.asarray(x) for x in merged)
+        merged = merge_topk(
             self.unit_values[layer], self.unit_voxels[layer], values_uk, v[at_uk].astype(np.int32), self.k_unit
         )
-        self.unit_values[layer], self.unit_voxels[layer] = np.asarray(merged), np.asarray(place)
-        for b, (order_s, order_h) in enumerate(self.orders):
-            value, unit = cosine_topk(_rows(select, order_s), self.y_select, 1, mesh=self.mesh)
-            value = _as_keys(value)
-            score = paired_cosine(_rows(held_out, order_h), self.y_held_out, unit)
-            better = value[:, 0] > self.shuffled_values[b, v]
-            at = v[better]
-            self.shuffled_values[b, at] = value[better, 0]
+        self.unit_values[layer], self.unit_voxels[layer] = (np.asarray(x) for x in merged)
+        self.held_codes.append(held_out)
+        if self.select_control is not None:
+            self._shuffled(select, held_out, offset)
+
+    def _shuffled(self, select: Codes, held_out: Codes, offset: int) -> None:
+        for b, (order_select, order_held_out) in enumerate(self.orders):
+            value, unit = cosine_topk(
+                _rows(select, order_select), self.select_control, 1, memory_bytes=self.memory_bytes
+            )
+            score = paired_rows(_rows(held_out, order_held_out), self.y_control, unit)
+            value = _as_keys(value)[:, 0]
+            better = value > self.shuffled_values[b, self.control]
+            at = self.control[better]
+            self.shuffled_values[b, at] = value[better]
             self.shuffled_units[b, at] = unit[better, 0] + offset
             self.shuffled_held_out[b, at] = score[better, 0]
+
+    def finish(self) -> None:
+        """Score the lists of the current block on the held-out images."""
+        units = self.units[self.block]
+        for layer, codes in enumerate(self.held_codes):
+            mine = units // self.units_per_layer == layer
+            scores = paired_rows(codes, self.y_held_out, np.where(mine, units % self.units_per_layer, -1))
+            self.held_out[self.block] = np.where(mine, scores, self.held_out[self.block])
 
     def results(self) -> dict[str, np.ndarray]:
         """The arrays of the store; voxels that were left out have unit -1 and NaN."""

@@ -50,7 +50,9 @@ def run(ctx: Context, subject: Subject) -> Store:
             buffer.add({"betas": np.ascontiguousarray(betas.T)})
             task.advance(betas.shape[1])
     if not usable.any():
-        raise UserError(f"{subject.response_file}: not one of {n_voxels} voxels has a value for every image and varies.")
+        raise UserError(
+            f"{subject.response_file}: not one of {n_voxels} voxels has a value for every image and varies."
+        )
     dropped = np.flatnonzero(~usable)
     if len(dropped):
         log(

@@ -57,7 +57,7 @@ def make_specs(config: Config, facts: Facts) -> Specs:
         s.name: StoreSpec("betas", 1, {"subject": s.name, "zscore": "session"}, {"subject": s.fingerprint})
         for s in facts.subjects
     }
-    align_settings = config.align.model_dump(exclude={"memory_mb", "min_ncsnr"})
+    align_settings = config.align.model_dump(exclude={"memory_mb"})
     align = {
         name: StoreSpec("align", 1, {"align": align_settings}, {"codes": codes.name, "betas": spec.name})
         for name, spec in betas.items()

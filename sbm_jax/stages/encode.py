@@ -33,9 +33,7 @@ def run(ctx: Context) -> Store:
     n = ctx.facts.n_images
     shard = min(_SHARD_IMAGES, n)
     hooks, modes = ctx.facts.hooks, ctx.config.encode.modes
-    params = {
-        member: _member(saes, a) for a, member in enumerate(members)
-    }
+    params = {member: _member(saes, a) for a, member in enumerate(members)}
     u, k = saes.array("b_enc").shape[1], ctx.config.train.k
     tokens, d = acts.array(array_name(hooks[0], "patch")).shape[1:]
     directions = _random_directions(d, u, ctx.config.encode.seed)
@@ -161,5 +159,3 @@ def _write_sparse(writer: StoreWriter, name: str, start: int, values: np.ndarray
     writer.write(f"{name}/values", start, values)
     writer.write(f"{name}/units", start, units)
     writer.write(f"{name}/active", start, np.count_nonzero(values, axis=1).astype(np.int32))
-
-

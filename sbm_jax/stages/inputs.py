@@ -118,3 +118,10 @@ def relative_extents(labels: dict[str, np.ndarray]) -> tuple[list[str], np.ndarr
     columns = [np.nan_to_num(np.asarray(labels[name], np.float64)) for name in names]
     scaled = [x / x[x > 0].mean() if (x > 0).any() else x for x in columns]
     return names, np.stack(scaled, axis=1) if scaled else np.zeros((0, 0))
+
+
+def unit_concepts(dense_nu: np.ndarray, extents_nc: np.ndarray) -> np.ndarray:
+    """Concept index [u] with which each unit's code correlates best (signed) over these images; -1 for a constant unit."""
+    columns = unit_columns(dense_nu)
+    scores = columns.T @ unit_columns(extents_nc.astype(np.float32))
+    return np.where(columns.any(axis=0), scores.argmax(axis=1), -1).astype(np.int32)

@@ -30,7 +30,11 @@ def run(ctx: Context) -> Store:
             depth = centre_of_mass(scores)
             writer.put(f"{mode}/{subject.name}/best_layer", best, dimensions=("v",))
             writer.put(f"{mode}/{subject.name}/depth", depth, dimensions=("v",))
-            rois = {name: subject.rois[name] for name in chosen_rois(ctx.config.roi.names, ctx.subjects) if name in subject.rois}
+            rois = {
+                name: subject.rois[name]
+                for name in chosen_rois(ctx.config.roi.names, ctx.subjects)
+                if name in subject.rois
+            }
             for roi, mask in {"all responsive": np.ones(subject.n_voxels, bool), **rois}.items():
                 inside = mask & alive
                 if inside.sum() < ctx.config.roi.min_voxels:
@@ -40,7 +44,9 @@ def run(ctx: Context) -> Store:
                     "voxels": int(inside.sum()),
                     "held_out": scores[:, inside].mean(axis=1),
                     "best_layer_share": np.bincount(best[inside], minlength=len(hooks)) / inside.sum(),
-                    "mean_depth": float(np.nanmean(depth[inside])) if np.isfinite(depth[inside]).any() else float("nan"),
+                    "mean_depth": float(np.nanmean(depth[inside]))
+                    if np.isfinite(depth[inside]).any()
+                    else float("nan"),
                 }
     writer.put_json("profiles.json", profiles)
     return writer.commit()

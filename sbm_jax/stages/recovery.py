@@ -17,7 +17,7 @@ from sbm_jax.stages.inputs import (
     relative_extents,
     responsive,
     subject_images,
-    unit_columns,
+    unit_concepts,
 )
 from sbm_jax.store.store import Store
 
@@ -43,7 +43,9 @@ def run(ctx: Context) -> Store:
         for subject in ctx.subjects:
             align, betas = ctx.open(ctx.specs.align[subject.name]), ctx.open(ctx.specs.betas[subject.name])
             held_out_rows = subject_images(betas).held_out_rows
-            concept_u = _unit_concepts(ctx, mode, held_out_rows, extents[held_out_rows])
+            concept_u = np.concatenate(
+                [_unit_concepts(ctx, mode, hook, held_out_rows, extents) for hook in ctx.facts.hooks]
+            )
             best = align.read(f"{mode}/voxel_units")[:, 0]
             record[subject.name] = _score(
                 truth[subject.name],
@@ -66,7 +68,9 @@ def read_truth(ctx: Context, subject: Subject) -> dict[str, np.ndarray]:
     table = read_table(path, ("hemi", "vertex", "latent", "weight", "ncsnr", "concept"))
     found = list(zip(table["hemi"], map(int, table["vertex"]), strict=True))
     if found != list(zip(subject.hemi.tolist(), subject.vertex.tolist(), strict=True)):
-        raise UserError(f"{path}: its {len(found)} rows are not the {subject.n_voxels} voxels of voxels.csv, in their order")
+        raise UserError(
+            f"{path}: its {len(found)} rows are not the {subject.n_voxels} voxels of voxels.csv, in their order"
+        )
     return {
         "concept": np.array(table["concept"]),
         "weight": floats(path, "weight", table["weight"]),
@@ -74,17 +78,10 @@ def read_truth(ctx: Context, subject: Subject) -> dict[str, np.ndarray]:
     }
 
 
-def _unit_concepts(ctx: Context, mode: str, rows: np.ndarray, extents_nc: np.ndarray) -> np.ndarray:
-    """Concept index of every unit of every layer [l u], by signed correlation over the given images; -1 for a unit that
-    is constant on them."""
+def _unit_concepts(ctx: Context, mode: str, hook: str, rows: np.ndarray, extents_nc: np.ndarray) -> np.ndarray:
     codes, saes = ctx.open(ctx.specs.codes), ctx.open(ctx.specs.saes)
-    wanted = unit_columns(extents_nc.astype(np.float32))
-    out = []
-    for hook in ctx.facts.hooks:
-        units = n_units(codes, saes, mode, hook)
-        columns = unit_columns(dense_codes(read_codes(codes, mode, hook, rows, units)))
-        out.append(np.where(columns.any(axis=0), (columns.T @ wanted).argmax(axis=1), -1))
-    return np.concatenate(out)
+    dense = dense_codes(read_codes(codes, mode, hook, rows, n_units(codes, saes, mode, hook)))
+    return unit_concepts(dense, extents_nc[rows])
 
 
 def _score(
@@ -140,7 +137,11 @@ def _pooled(records: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
 
     by_concept = {name: [r["concepts"][name] for r in records if name in r["concepts"]] for name in names}
     concepts = {name: merge(parts) for name, parts in by_concept.items() if parts}
-    depth = {key: merge(parts) for key in (EARLY, "category") if (parts := [r["depth"][key] for r in records if key in r["depth"]])}
+    depth = {
+        key: merge(parts)
+        for key in (EARLY, "category")
+        if (parts := [r["depth"][key] for r in records if key in r["depth"]])
+    }
     silent = [r["silent"] for r in records if "silent" in r]
     return {
         "concepts": concepts,

@@ -19,6 +19,7 @@ from sbm_jax.stages.inputs import (
     responsive,
     subject_images,
     unit_columns,
+    unit_concepts,
 )
 from sbm_jax.store.store import Store
 
@@ -27,7 +28,8 @@ RANKINGS = ("mean", "contrast")
 
 def run(ctx: Context) -> Store:
     """Write, per mode, subject and ROI: `<mode>/<subject>/<roi>/<ranking>_units` [l, k] and `_scores` [l, k, 2] (in
-    sample, held out); per mode `exemplars` [l, u, e], the images that drive each unit most; and `alignment.json`, the
+    sample, held out); per mode `exemplars` [l, u, e], the images that drive each unit most, and `concepts` [l, u], the
+        concept each unit follows most over the shared images; and `alignment.json`, the
     stable / aligned / rate counts per layer where the ROI is known for a concept that the images are labelled with.
 
     Rankings: `mean`, the mean over the ROI's responsive voxels of s(l, u, v); `contrast`, that minus the mean over all
@@ -36,7 +38,9 @@ def run(ctx: Context) -> Store:
     writer = ctx.writer(ctx.specs.roi)
     config, hooks = ctx.config.roi, ctx.facts.hooks
     codes, saes = ctx.open(ctx.specs.codes), ctx.open(ctx.specs.saes)
-    groups, concepts = _image_groups(ctx)
+    concepts, extents = relative_extents(ctx.dataset.images.labels)
+    shared = np.flatnonzero(ctx.dataset.images.shared)
+    groups = image_groups(extents, ctx.facts.n_images)
     brains = {s.name: _roi_means(ctx, s) for s in ctx.subjects}
     alignment: dict[str, Any] = {}
     with progress("roi", len(config.modes) * len(hooks), "layers") as task:
@@ -45,10 +49,13 @@ def run(ctx: Context) -> Store:
             keep = min(config.top_units, units)
             every = np.arange(ctx.facts.n_images)
             exemplars = np.zeros((len(hooks), units, min(config.exemplars, len(every))), np.int32)
+            of_unit = np.full((len(hooks), units), -1, np.int32)
             tops: dict[tuple[str, str, str], tuple[np.ndarray, np.ndarray]] = {}
             for layer, hook in enumerate(hooks):
                 dense = dense_codes(read_codes(codes, mode, hook, every, units))
                 exemplars[layer] = _top_images(dense, exemplars.shape[2])
+                if concepts:
+                    of_unit[layer] = unit_concepts(dense[shared], extents[shared])
                 for name, brain in brains.items():
                     scores = {part: unit_columns(dense[rows]).T @ y for part, (rows, y) in brain["parts"].items()}
                     for ranking in RANKINGS:
@@ -62,6 +69,7 @@ def run(ctx: Context) -> Store:
                             chosen[layer] = best
                             values[layer] = np.stack([scores[p_][best, column] for p_ in ("select", "held_out")], 1)
                 task.advance()
+            writer.put(f"{mode}/concepts", of_unit, dimensions=("l", "u"))
             writer.put(f"{mode}/exemplars", exemplars, dimensions=("l", "u", "e"))
             for (name, roi, ranking), (chosen, values) in tops.items():
                 base = f"{mode}/{name}/{roi.replace('/', '.')}/{ranking}"
@@ -78,17 +86,17 @@ def run(ctx: Context) -> Store:
     base_rate = {concept: float(np.mean(groups == c)) for c, concept in enumerate(concepts)}
     writer.put_json("alignment.json", {"modes": alignment, "base_rate": base_rate, "top_units": config.top_units})
     writer.put_json(
-        "rois.json", {name: {"rois": b["rois"], "voxels": b["sizes"], "too_small": b["too_small"]} for name, b in brains.items()}
+        "rois.json",
+        {name: {"rois": b["rois"], "voxels": b["sizes"], "too_small": b["too_small"]} for name, b in brains.items()},
     )
     return writer.commit()
 
 
-def _image_groups(ctx: Context) -> tuple[np.ndarray, list[str]]:
-    """The concept of every image (-1: none), the one of greatest relative extent, and the names of the concepts."""
-    names, extents = relative_extents(ctx.dataset.images.labels)
-    if not names:
-        return np.full(ctx.facts.n_images, -1), []
-    return np.where(extents.max(axis=1) > 0, extents.argmax(axis=1), -1), names
+def image_groups(extents_nc: np.ndarray, n: int) -> np.ndarray:
+    """The concept of every image, the one of greatest relative extent; -1: none."""
+    if not extents_nc.size:
+        return np.full(n, -1)
+    return np.where(extents_nc.max(axis=1) > 0, extents_nc.argmax(axis=1), -1)
 
 
 def _roi_means(ctx: Context, subject) -> dict[str, Any]:
@@ -103,7 +111,9 @@ def _roi_means(ctx: Context, subject) -> dict[str, Any]:
     names = chosen_rois(ctx.config.roi.names, ctx.subjects)
     sizes = {name: int((subject.rois[name] & alive).sum()) if name in subject.rois else 0 for name in names}
     rois = [name for name in names if sizes[name] >= ctx.config.roi.min_voxels]
-    inside = np.stack([subject.rois[name][voxels] for name in rois], axis=1) if rois else np.zeros((len(voxels), 0), bool)
+    inside = (
+        np.stack([subject.rois[name][voxels] for name in rois], axis=1) if rois else np.zeros((len(voxels), 0), bool)
+    )
     mean = inside / np.maximum(inside.sum(axis=0), 1)
     outside = ~inside / np.maximum((~inside).sum(axis=0), 1)
     weights = np.hstack([mean, mean - outside]).astype(np.float32)

@@ -11,9 +11,7 @@ import tensorstore as ts
 
 from sbm_jax.errors import StoreError, UserError
 
-CHUNK_BYTES = (
-    1 << 19
-)  # half a MiB: one seek's worth on spinning and network disks, small enough for random reads
+CHUNK_BYTES = 1 << 19  # half a MiB: one seek's worth on spinning and network disks, small enough for random reads
 _CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
 _FULL_DISK = ("No space left", "RESOURCE_EXHAUSTED", "File too large", "Disk quota")
 
@@ -109,14 +107,8 @@ class guarded:
             raise UserError(
                 f"{self.doing}: the disk is full (or over quota). Finished shards are kept: free space and rerun to go on."
             ) from None
-        if (
-            isinstance(error, PermissionError)
-            or "PERMISSION_DENIED" in text
-            or "Read-only file system" in text
-        ):
-            raise UserError(
-                f"{self.doing}: no permission to write there. Choose another folder with --out."
-            ) from None
+        if isinstance(error, PermissionError) or "PERMISSION_DENIED" in text or "Read-only file system" in text:
+            raise UserError(f"{self.doing}: no permission to write there. Choose another folder with --out.") from None
         if isinstance(error, ValueError) and ("checksum" in text or "DATA_LOSS" in text or "CRC" in text):
             raise StoreError(
                 f"{self.doing}: the data on disk are corrupt ({_first_line(text)}). Delete that store's folder and rerun; "

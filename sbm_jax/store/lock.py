@@ -24,9 +24,7 @@ def run_lock(out: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise UserError(
-                    f"cannot lock {out / 'lock'}: {error.strerror}. Choose a local folder."
-                ) from None
+                raise UserError(f"cannot lock {out / 'lock'}: {error.strerror}. Choose a local folder.") from None
             handle.seek(0)
             holder = handle.read().strip() or "unknown"
             raise UserError(

@@ -193,9 +193,7 @@ class Store:
         try:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise StoreError(
-                f"store {self.path}: cannot read {name} ({error}). Delete the folder and rerun."
-            ) from None
+            raise StoreError(f"store {self.path}: cannot read {name} ({error}). Delete the folder and rerun.") from None
 
 
 def finished_or(stores: Path, spec: StoreSpec, make: Callable[[], Store]) -> Store:

@@ -110,12 +110,9 @@ def test_equal_captions_share_their_target(pool):
     model = train_clip.Trained(train_clip.make_spec(tokenizer), nnx.Rngs(0))
     batch = train_clip.draw_batch(pool, 4, 0, 0, whole=False)
     batch = {
-        k: np.repeat(v[..., :1] if k == "light" else v[:1], 4, -1 if k == "light" else 0)
-        for k, v in batch.items()
+        k: np.repeat(v[..., :1] if k == "light" else v[:1], 4, -1 if k == "light" else 0) for k, v in batch.items()
     }
-    prompts = tuple(
-        jnp.asarray(tokenizer(list(CONCEPT_PROMPTS[c]), padding=True)["input_ids"]) for c in CONCEPTS
-    )
+    prompts = tuple(jnp.asarray(tokenizer(list(CONCEPT_PROMPTS[c]), padding=True)["input_ids"]) for c in CONCEPTS)
     _, parts = jax.jit(train_clip.losses)(model, batch, prompts)
     assert float(parts["contrast"]) == pytest.approx(np.log(4), rel=1e-5)
 

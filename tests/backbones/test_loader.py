@@ -86,9 +86,7 @@ def test_shards_equal_the_single_file(folder, tensors):
     np.testing.assert_array_equal(residual(folder), residual(MODEL))
     assert load_backbone(folder).weights_hash != load_backbone(MODEL).weights_hash
     (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(
-        UserError, match=r"names 2 files, of which missing: model-00002-of-00002\.safetensors"
-    ):
+    with pytest.raises(UserError, match=r"names 2 files, of which missing: model-00002-of-00002\.safetensors"):
         load_backbone(folder)
 
 
@@ -111,14 +109,8 @@ def test_all_differences_come_in_one_error(folder, tensors):
         load_backbone(folder)
     message = str(caught.value)
     assert str(folder) in message and "6 differences" in message
-    assert (
-        "parameter vision.pre_norm.bias: no tensor vision_model.pre_layrnorm.bias in the checkpoint"
-        in message
-    )
-    assert (
-        "layers.7.mlp.fc1.bias: its place would be vision.blocks.7.mlp_in.bias, which this model lacks"
-        in message
-    )
+    assert "parameter vision.pre_norm.bias: no tensor vision_model.pre_layrnorm.bias in the checkpoint" in message
+    assert "layers.7.mlp.fc1.bias: its place would be vision.blocks.7.mlp_in.bias, which this model lacks" in message
     assert "tensor adapter.weight: no rule names it" in message
     assert (
         f"tensor {Q_PROJ} -> parameter vision.blocks.1.attention.query.kernel: shape [48, 32] in the file; "

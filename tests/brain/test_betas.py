@@ -168,9 +168,7 @@ def test_stream_equals_direct_and_does_not_depend_on_memory(tmp_path, rng):
         assert [b.voxels.start for b in blocks][1:] == [b.voxels.stop for b in blocks][:-1]
         np.testing.assert_array_equal(np.concatenate([b.betas_nv for b in blocks], axis=1), mean)
         np.testing.assert_array_equal(np.concatenate([b.counts_nv for b in blocks], axis=1), counts)
-        np.testing.assert_array_equal(
-            np.concatenate([b.ncsnr_v for b in blocks]), reliability.ncsnr(z, image)
-        )
+        np.testing.assert_array_equal(np.concatenate([b.ncsnr_v for b in blocks]), reliability.ncsnr(z, image))
         np.testing.assert_array_equal(np.concatenate([b.missing_v for b in blocks]), np.isnan(z).sum(axis=0))
     assert len(list(betas.stream_betas(subject, memory_bytes=1))) == 6
     some = next(betas.stream_betas(subject, np.array([30, 2, 17])))

@@ -38,12 +38,8 @@ def test_areas_are_there_disjoint_and_of_one_piece(two_subjects):
     for subject in two_subjects:
         for hemi in subject:
             assert not ((hemi.area_v >= 0) & (hemi.early.label_v >= 0)).any()
-            assert (
-                np.bincount(hemi.area_v[hemi.area_v >= 0], minlength=len(areas.CATEGORY_AREAS)) >= 5
-            ).all()
-            assert (
-                np.bincount(hemi.early.label_v[hemi.early.label_v >= 0], minlength=len(EARLY)) >= 10
-            ).all()
+            assert (np.bincount(hemi.area_v[hemi.area_v >= 0], minlength=len(areas.CATEGORY_AREAS)) >= 5).all()
+            assert (np.bincount(hemi.early.label_v[hemi.early.label_v >= 0], minlength=len(EARLY)) >= 10).all()
             assert (hemi.centrality[hemi.area_v >= 0] >= 0).all()
             assert hemi.centrality.max() <= 1
     assert {area.concept for area in areas.CATEGORY_AREAS} == set(brain.AREA_CONCEPTS)
@@ -200,9 +196,7 @@ def test_noise_is_smooth_and_of_unit_variance():
     faces = load_fsaverage5()[1].faces + 10_242
 
     def correlation(a, b):
-        return (
-            (noise[:, a] * noise[:, b]).mean(axis=0) / (noise[:, a].std(axis=0) * noise[:, b].std(axis=0))
-        ).mean()
+        return ((noise[:, a] * noise[:, b]).mean(axis=0) / (noise[:, a].std(axis=0) * noise[:, b].std(axis=0))).mean()
 
     assert 0.3 < correlation(faces[:, 0], faces[:, 1]) < 0.5
     shuffled = np.random.default_rng(1).permutation(faces[:, 1])
@@ -294,9 +288,7 @@ def test_weight_is_response_per_latent(demo):
     rng = np.random.default_rng(0)
     n = 200
     values = rng.standard_normal((n, 2 * len(CONCEPTS) + 2 * len(brain.ATTRIBUTES) + len(features.FEATURES)))
-    measured = brain.scene_latents(
-        np.zeros((n, len(CONCEPTS), 3)), np.zeros((n, len(features.FEATURES))), np.arange(n)
-    )
+    measured = brain.scene_latents(np.zeros((n, len(CONCEPTS), 3)), np.zeros((n, len(features.FEATURES))), np.arange(n))
     latents = brain.Latents(measured.names, (values - values.mean(axis=0)) / values.std(axis=0))
     maps = rng.random((n, len(features.FEATURES), features.GRID**2)).astype(np.float16)
     model = brain.build_subject(0, 0, latents, maps, np.arange(n), brain.cortex_smoothing())
@@ -305,9 +297,7 @@ def test_weight_is_response_per_latent(demo):
         mine = np.flatnonzero(names == name)
         design = np.concatenate([latents.values, np.ones((n, 1))], axis=1)
         slopes = np.linalg.lstsq(design, model.signal_nr[:, mine].astype(np.float64), rcond=None)[0]
-        np.testing.assert_allclose(
-            slopes[latents.names.index(name)], model.weight[model.responsive[mine]], rtol=1e-3
-        )
+        np.testing.assert_allclose(slopes[latents.names.index(name)], model.weight[model.responsive[mine]], rtol=1e-3)
     ratio = model.signal_nr.std(axis=0) / model.noise_sd[model.responsive]
     np.testing.assert_allclose(ratio, model.ncsnr[model.responsive], rtol=1e-4)
 

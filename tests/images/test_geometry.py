@@ -68,13 +68,9 @@ def test_transparency_lies_on_mid_grey(tmp_path):
 
 def test_grey_and_deep_images_become_8_bit_rgb(tmp_path):
     grey = np.array([[0, 255], [100, 7]], np.uint8)
-    np.testing.assert_array_equal(
-        load_square(save(tmp_path / "g.png", grey), 2), np.repeat(grey[..., None], 3, 2)
-    )
+    np.testing.assert_array_equal(load_square(save(tmp_path / "g.png", grey), 2), np.repeat(grey[..., None], 3, 2))
     deep = grey.astype(np.uint16) * 257
-    np.testing.assert_array_equal(
-        load_square(save(tmp_path / "d.png", deep), 2), np.repeat(grey[..., None], 3, 2)
-    )
+    np.testing.assert_array_equal(load_square(save(tmp_path / "d.png", deep), 2), np.repeat(grey[..., None], 3, 2))
     path = save(tmp_path / "f.tiff", grey.astype(np.float32))
     with pytest.raises(UserError, match=r"f\.tiff: not a readable image .*save it as 8 or 16 bits"):
         load_square(path, 2)

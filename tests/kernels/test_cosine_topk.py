@@ -15,6 +15,7 @@ from sbm_jax.kernels import (
     cosine_topk_voxels,
     merge_topk,
     paired_cosine,
+    prepare_responses,
 )
 from sbm_jax.kernels.cosine_topk import reference, sharded, xla
 from sbm_jax.kernels.cosine_topk.cases import CASES
@@ -60,9 +61,8 @@ def test_sharded_matches_reference(case, shape):
 
 def test_sharded_results_lie_on_all_devices():
     codes, y = next(c for c in TESTED if c.name == "odd").make()
-    values_v, _, values_u, _ = sharded.sharded_topk(
-        codes, y, 3, 3, center=True, memory_bytes=1 << 22, mesh=mesh(4, 2)
-    )
+    prepared = prepare_responses(y, mesh=mesh(4, 2))
+    values_v, _, values_u, _ = sharded.sharded_topk(codes, prepared, 3, 3, memory_bytes=1 << 22)
     assert len(values_v.sharding.device_set) == 8
     assert values_v.addressable_shards[0].data.shape[0] == -(-y.shape[1] // 2)
     assert values_u.addressable_shards[0].data.shape[0] == -(-codes.shape[1] // 4)
@@ -72,8 +72,9 @@ def test_nothing_as_large_as_units_times_voxels_is_allocated():
     """The largest buffer of the compiled pass is a block or an input, never U x V (here 64 MB)."""
     n, u, v = 16, 4096, 4096
     shapes = [jax.ShapeDtypeStruct(s, np.float32) for s in ((n, u), (n, v))]
-    options = dict(n_units=u, k_voxel=3, k_unit=3, center=True, bu=256, bv=256)
-    memory = xla.topk_blocks.lower(*shapes, **options).compile().memory_analysis()
+    real = jax.ShapeDtypeStruct((v,), bool)
+    options = {"n_units": u, "k_voxel": 3, "k_unit": 3, "center": True, "bu": 256, "bv": 256}
+    memory = xla.topk_blocks.lower(*shapes, real, **options).compile().memory_analysis()
     assert memory.temp_size_in_bytes < u * v * 4 / 8
 
 

@@ -68,13 +68,9 @@ def make_report(word: Callable[[str], str] = lambda text: text) -> ReportData:
     rng = np.random.default_rng(0)
     values = np.where(np.arange(n) % 5 == 0, np.nan, rng.uniform(0, 0.6, n))
     kinds = np.where(np.arange(n) % 2 == 0, np.nan, np.arange(n) % 3)
-    colours = [
-        (word(name), colour) for name, colour in zip("abc", ("#0072b2", "#d55e00", "#009e73"), strict=True)
-    ]
+    colours = [(word(name), colour) for name, colour in zip("abc", ("#0072b2", "#d55e00", "#009e73"), strict=True)]
     maps = [
-        MapLayer(
-            word("held_out"), word("Held-out"), word("r"), "sequential", values, 0, 0.6, note=word("note")
-        ),
+        MapLayer(word("held_out"), word("Held-out"), word("r"), "sequential", values, 0, 0.6, note=word("note")),
         MapLayer(word("gain"), word("Gain"), word("Δr"), "diverging", values - 0.3, -0.3, 0.3),
         MapLayer(word("kind"), word("Kind"), "", "categorical", kinds, categories=colours),
     ]
@@ -88,9 +84,7 @@ def make_report(word: Callable[[str], str] = lambda text: text) -> ReportData:
         {word("early"): early, word("late"): ([0.3, 0.2, 0.1], None, None)},
         word("mean r"), word("block"), note=word("curve note"), levels={word("null"): 0.05},
     )  # fmt: skip
-    cards = [
-        UnitCard(word("block 3"), 17, word("r = .4"), word("8 of 9"), [picture(0), picture(1), picture(0)])
-    ]
+    cards = [UnitCard(word("block 3"), 17, word("r = .4"), word("8 of 9"), [picture(0), picture(1), picture(0)])]
     cards[0].images[1] = Thumb(cards[0].images[1].data, word("alternative text"))
     first, second = word("subj01"), word("subj02")
     return ReportData(

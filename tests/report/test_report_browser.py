@@ -46,9 +46,7 @@ class Browser:
         self.events: list[dict] = []
         self._buffer, self._number, self._session = b"", 0, None
         target = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")
-        self._session = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)[
-            "sessionId"
-        ]
+        self._session = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
@@ -126,22 +124,14 @@ def test_quiet_offline_and_drawn(browser, build_report, tmp_path):
     browser.events.clear()
     browser.open(write(tmp_path, build_report()))
     assert browser.trouble() == []
-    asked = [
-        e["params"]["request"]["url"]
-        for e in browser.events
-        if e.get("method") == "Network.requestWillBeSent"
-    ]
+    asked = [e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
     assert {url.split(":")[0] for url in asked} <= {"file", "blob", "data", "about"}
     shot = browser.run("document.getElementById('canvas').toDataURL('image/png')").split(",")[1]
-    pixels = (
-        np.asarray(Image.open(io.BytesIO(base64.b64decode(shot))).convert("RGB")).reshape(-1, 3).astype(int)
-    )
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shot))).convert("RGB")).reshape(-1, 3).astype(int)
     coloured = (pixels.max(1) - pixels.min(1)) > 60
     assert coloured.mean() > 0.05, "the map is on the canvas"
     assert (
-        browser.wait(
-            "[...document.images].every((i) => i.complete && i.naturalWidth === 16) && document.images.length"
-        )
+        browser.wait("[...document.images].every((i) => i.complete && i.naturalWidth === 16) && document.images.length")
         == 3
     )
 
@@ -177,9 +167,7 @@ def test_mouse_wheel_and_keys(browser, build_report, tmp_path):
     browser.wait("location.hash.includes('zoom=')")
     browser.call("Input.dispatchKeyEvent", type="keyDown", key="0")
     browser.wait("!location.hash.includes('zoom=')")
-    browser.run(
-        "const s = document.getElementById('threshold'); s.value = 500; s.dispatchEvent(new Event('input'))"
-    )
+    browser.run("const s = document.getElementById('threshold'); s.value = 500; s.dispatchEvent(new Event('input'))")
     assert browser.run("document.getElementById('threshold-value').textContent") == "0.300 r"
     assert browser.trouble() == []
 
@@ -191,7 +179,5 @@ def test_hostile_text_runs_nowhere(browser, build_report, tmp_path):
     browser.open(write(tmp_path, build_report(lambda text: text + evil)))
     browser.run("document.getElementById('canvas').scrollIntoView({behavior: 'instant'})")
     assert browser.trouble() == []
-    assert browser.run(
-        "document.documentElement.dataset.owned === undefined && !document.getElementById('owned')"
-    )
+    assert browser.run("document.documentElement.dataset.owned === undefined && !document.getElementById('owned')")
     assert browser.run("document.querySelector('h1').textContent") == "Title" + evil

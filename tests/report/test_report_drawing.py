@@ -108,9 +108,7 @@ def test_right_camera_is_the_mirror_image():
 
 def test_majority_joins_equal_labels():
     faces, labels = np.array([[0, 1, 2]]), np.array([4, 4, 7])
-    speak = majority(
-        labels, faces, np.zeros((1, 3), int), np.array([[[0.3, 0.3, 0.4], [0.2, 0.2, 0.6], [1, 0, 0]]])
-    )
+    speak = majority(labels, faces, np.zeros((1, 3), int), np.array([[[0.3, 0.3, 0.4], [0.2, 0.2, 0.6], [1, 0, 0]]]))
     assert [labels[v] for v in speak[0]] == [4, 7, 4]
 
 

@@ -25,9 +25,7 @@ from sbm_jax.report.page import (
     thumbnail,
 )
 
-HOSTILE = (
-    "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>\"'&<!--\u2028{{ 7*7 }}"
-)
+HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>\"'&<!--\u2028{{ 7*7 }}"
 
 
 class Elements(HTMLParser):
@@ -132,9 +130,7 @@ def test_arrays_survive_the_embedding(build_report):
         back = decode(shown["values"], data["blobs"])
         np.testing.assert_array_equal(np.isnan(back), np.isnan(given.values))
         span = np.nanmax(given.values) - np.nanmin(given.values)
-        np.testing.assert_allclose(
-            back, given.values, rtol=0, atol=0 if given.kind == "categorical" else span / 1e5
-        )
+        np.testing.assert_allclose(back, given.values, rtol=0, atol=0 if given.kind == "categorical" else span / 1e5)
     hemi, sent = report.cortex.hemis["left"], data["cortex"]["hemis"]["left"]
     np.testing.assert_array_equal(decode(sent["faces"], data["blobs"]), hemi.faces.ravel())
     np.testing.assert_array_equal(decode(sent["flatFaces"], data["blobs"]), hemi.flat_faces.ravel())
@@ -173,9 +169,7 @@ def test_labels_and_sections_that_do_not_fit_are_refused(build_report):
 
 
 def test_without_cortex_truth_or_exemplars(build_report):
-    bare = replace(
-        build_report(), cortex=None, subjects={}, outlines={}, exemplars=(), recovery=None, warnings=()
-    )
+    bare = replace(build_report(), cortex=None, subjects={}, outlines={}, exemplars=(), recovery=None, warnings=())
     page = render_page(bare)
     assert 'id="cortex"' not in page and 'id="recovery"' not in page and 'id="summary"' in page
     assert payload(page)["cortex"] is None
@@ -223,9 +217,7 @@ def test_fsaverage5_page_stays_small(build_report):
     assert cortex.n_vertices == 20484
     rng = np.random.default_rng(0)
     subjects = {
-        f"subj{s:02d}": [
-            MapLayer(f"m{i}", f"map {i}", "r", "sequential", rng.random(20484), 0, 1) for i in range(8)
-        ]
+        f"subj{s:02d}": [MapLayer(f"m{i}", f"map {i}", "r", "sequential", rng.random(20484), 0, 1) for i in range(8)]
         for s in range(1, 5)
     }
     pictures = [thumbnail(rng.integers(0, 255, (128, 128, 3), np.uint8), f"{i}") for i in range(120)]

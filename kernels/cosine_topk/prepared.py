@@ -1,0 +1,51 @@
+"""Responses made ready once for many searches: centred, unit norm, on the devices that will use them."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from sbm_jax.kernels.cosine_topk.reference import CONSTANT
+
+UNITS, VOXELS = "units", "voxels"
+
+
+class Prepared(NamedTuple):
+    """Unit columns y_nv [n, v] float32 (zero where constant) and which are real [v].
+
+    With a mesh both are padded to a multiple of its `voxels` axis and split along it; `n_voxels` is without padding.
+    """
+
+    y_nv: jax.Array
+    real_v: jax.Array
+    n_voxels: int
+    center: bool
+    mesh: Mesh | None
+
+
+@functools.partial(jax.jit, static_argnames="center")
+def unit_columns(x_nc: jax.Array, center: bool) -> tuple[jax.Array, jax.Array]:
+    """Columns centred and scaled to unit norm (zero when constant), and which are real. f32 sums."""
+    x = x_nc.astype(jnp.float32)
+    before = jnp.sqrt(jnp.sum(x * x, axis=0, keepdims=True))
+    if center:
+        x = x - jnp.mean(x, axis=0, keepdims=True)
+    norm = jnp.sqrt(jnp.sum(x * x, axis=0, keepdims=True))
+    real = norm > CONSTANT * before
+    return jnp.where(real, x / jnp.where(real, norm, 1.0), 0.0), real[0]
+
+
+def prepare(responses_nv: np.ndarray, center: bool, mesh: Mesh | None) -> Prepared:
+    """Responses that were checked already; see `api.prepare_responses`."""
+    n_voxels = responses_nv.shape[1]
+    if mesh is None:
+        return Prepared(*unit_columns(jnp.asarray(responses_nv), center), n_voxels, center, None)
+    padded = np.pad(responses_nv, ((0, 0), (0, -n_voxels % mesh.shape[VOXELS])))
+    y = jax.device_put(padded, NamedSharding(mesh, P(None, VOXELS)))
+    return Prepared(*unit_columns(y, center), n_voxels, center, mesh)

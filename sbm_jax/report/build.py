@@ -1,0 +1,352 @@
+"""From a summary and finished stores to what the page shows."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sbm_jax.axes import MODE_TITLES
+from sbm_jax.report.data import (
+    Column,
+    LayerCurve,
+    MapLayer,
+    Recovery,
+    ReportData,
+    RoiExemplars,
+    Table,
+    UnitCard,
+)
+from sbm_jax.report.maps import SPACE, atlases, cortex
+from sbm_jax.report.thumbs import thumbnail
+from sbm_jax.stages.context import Context
+from sbm_jax.stages.inputs import relative_extents, short_roi
+
+METHODS = (
+    (
+        "Similarity",
+        "Pearson correlation over images between a unit's code and a voxel's response (cosine of mean-centred columns), "
+        "signed. A voxel's best unit is chosen over all layers on the subject's unique images and scored on the shared ones.",
+    ),
+    (
+        "Responses",
+        "Single trials z-scored within session, averaged over repeats. ncsnr and noise ceiling as in NSD. Responsive voxels "
+        "are those above a floor of ncsnr that is fixed before anything is aligned.",
+    ),
+    (
+        "Controls",
+        "Shuffled: the whole search with images permuted. Random directions: as many random projections of the same "
+        "neurons as the autoencoders have units. Raw neurons are fewer, so their maximum is over fewer candidates.",
+    ),
+    (
+        "Voxel-structure score",
+        "Spearman correlation between two voxel x voxel correlation matrices, of the responses and of the assigned units. It "
+        "is not 0 under shuffling, since voxels that share a unit correlate by construction.",
+    ),
+)
+
+
+def build(ctx: Context, summary: dict[str, Any], maps: dict[str, list[MapLayer]]) -> ReportData:
+    """The page's content; `maps` per subject (empty when the data lie on no surface)."""
+    recovery = summary["recovery"]
+    data = summary["dataset"]
+    return ReportData(
+        title=ctx.config.report.title,
+        subtitle=(
+            f"{data['name']}: {len(data['subjects'])} subjects, {data['images']} images ({data['shared']} shared); "
+            f"{summary['backbone']['family']} backbone with {len(summary['backbone']['layers'])} layers"
+        ),
+        headline=_headline(ctx, summary),
+        tables=[*_summary_tables(summary), _sae_table(summary), *_roi_tables(summary), *_rsa_tables(ctx, summary)],
+        cortex=cortex() if maps else None,
+        subjects=maps,
+        outlines={s.name: atlases(s) for s in ctx.subjects} if maps else {},
+        curves=_curves(ctx, summary),
+        exemplars=_exemplars(ctx),
+        recovery=_recovery(recovery) if recovery else None,
+        methods=METHODS,
+        provenance=_provenance(ctx),
+        warnings=_warnings(ctx, summary),
+    )
+
+
+def _headline(ctx: Context, summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+    mode = ctx.config.report.mode
+    rows = [s["modes"][mode] for s in summary["subjects"].values()]
+    held_out = float(np.mean([row["held_out_mean"] for row in rows]))
+    in_sample = float(np.mean([row["mean"] for row in rows]))
+    ceiling = float(np.mean([row["held_out_of_ceiling"] for row in rows]))
+    out = [
+        ("held-out similarity", f"{held_out:.3f}", f"mean over responsive voxels, {MODE_TITLES[mode]}"),
+        ("in-sample similarity", f"{in_sample:.3f}", "same voxels, scored where selected"),
+        ("of the noise ceiling", f"{100 * ceiling:.0f} %", "held-out r / ceiling on r"),
+    ]
+    if summary["recovery"] and summary["recovery"]["modes"][mode]["all"]["category"]:
+        found = summary["recovery"]["modes"][mode]["all"]["category"]
+        note = (
+            f"category vertices whose best unit has the planted concept; {100 * found['shuffled']:.0f} % when shuffled"
+        )
+        out.append(("truth recovered", f"{100 * found['found']:.0f} %", note))
+    return out
+
+
+def _summary_tables(summary: dict[str, Any]) -> list[Table]:
+    columns = [
+        "features",
+        Column("MAX", "in sample", help="highest similarity over responsive voxels"),
+        Column("MEAN", "in sample"),
+        Column("score", "in sample", help="voxel-structure score"),
+        Column("MAX", "held out"),
+        Column("MEAN", "held out"),
+        Column("MEDIAN", "held out"),
+        Column("r / ceiling", "held out"),
+        Column("score", "held out"),
+        Column("MEAN", "shuffled, in sample"),
+        Column("MEAN", "shuffled, held out"),
+        Column("score", "shuffled, held out"),
+    ]
+    keys = (
+        "max",
+        "mean",
+        "structure",
+        "held_out_max",
+        "held_out_mean",
+        "held_out_median",
+        "held_out_of_ceiling",
+        "structure_held_out",
+        "shuffled_mean",
+        "shuffled_held_out_mean",
+        "structure_held_out_shuffled",
+    )
+    return [
+        Table(
+            f"Alignment, {name}",
+            f"{s['responsive']:,} responsive voxels (ncsnr at least {s['min_ncsnr']}, median {s['median_ncsnr']:.2f}) of "
+            f"{s['voxels']:,}; median ceiling on r {s['median_ceiling']:.2f}.",
+            columns,
+            [[MODE_TITLES[mode], *(row[key] for key in keys)] for mode, row in s["modes"].items()],
+        )
+        for name, s in summary["subjects"].items()
+    ]
+
+
+def _sae_table(summary: dict[str, Any]) -> Table:
+    keys = ("explained_variance", "l0", "dead", "dense", "final_loss")
+    rows = [[f"{m['kind']}, {m['hook']}", *(m[key] for key in keys)] for m in summary["saes"]]
+    columns = ["autoencoder", "explained variance", Column("L0", digits=1), "dead", "dense", "training loss"]
+    note = "On tokens of the shared images, which were not trained on. Dead: never fired there. Dense: on over 1 % of tokens."
+    return Table("Autoencoders", note, columns, rows, section="layers")
+
+
+def _roi_tables(summary: dict[str, Any]) -> list[Table]:
+    alignment = summary["roi"]["alignment"]
+    base = alignment["base_rate"]
+    out = []
+    for mode, subjects in alignment["modes"].items():
+        rows = []
+        for subject, rois in subjects.items():
+            for roi, record in rois.items():
+                for ranking in ("mean", "contrast"):
+                    best = int(np.nanargmax([*map(_number, record[ranking]["aligned"])]))
+                    pick = {key: record[ranking][key][best] for key in ("stable", "aligned", "rate")}
+                    rows.append(
+                        [
+                            f"{subject}, {short_roi(roi)}",
+                            ranking,
+                            record["concept"],
+                            best,
+                            *pick.values(),
+                            base[record["concept"]],
+                        ]
+                    )
+        note = (
+            f"Of the {alignment['top_units']} units an ROI ranks first at its best layer: stable if one concept has most of "
+            "the exemplars, aligned if it is the ROI's own; rate = aligned / stable; base rate of the concept among all images."
+        )
+        columns = ["subject, ROI", "ranking", "concept", "layer", "stable", "aligned", "rate", "base rate"]
+        out.append(Table(f"Functional alignment, {MODE_TITLES[mode]}", note, columns, rows, section="rois"))
+    return out
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _rsa_tables(ctx: Context, summary: dict[str, Any]) -> list[Table]:
+    rsa, mode = summary["rsa"], ctx.config.report.mode
+    rows = []
+    for roi, record in rsa["rois"].items():
+        ceiling = record.get("ceiling", {})
+        for subject, scores in record["subjects"].items():
+            values = [_number(v) for v in scores[mode]]
+            best = int(np.nanargmax(values)) if np.isfinite(values).any() else 0
+            rows.append(
+                [f"{subject}, {short_roi(roi)}", best, values[best], ceiling.get("lower"), ceiling.get("upper")]
+            )
+    note = (
+        f"{ctx.config.rsa.method} of {ctx.config.rsa.metric} RDMs over {rsa['n_images']} shared images, {MODE_TITLES[mode]}; "
+        "noise ceiling over subjects (the upper bound contains the subject itself)."
+    )
+    columns = ["subject, ROI", "best layer", "similarity", "ceiling, lower", "ceiling, upper"]
+    return [Table("Image RDMs", note, columns, rows, section="rsa")] if rows else []
+
+
+def _curves(ctx: Context, summary: dict[str, Any]) -> list[LayerCurve]:
+    mode, labels = ctx.config.report.mode, [str(layer) for layer in ctx.facts.layers]
+    out = []
+    for subject, profiles in summary["layers"][mode].items():
+        series = {short_roi(roi): (_numbers(record["held_out"]), None, None) for roi, record in profiles.items()}
+        title = f"Held-out similarity of each layer's best unit, {subject}"
+        out.append(LayerCurve(title, labels, dict(list(series.items())[:8]), "held-out r", note=MODE_TITLES[mode]))
+    for subject, record in summary["subjects"].items():
+        series = {MODE_TITLES[m]: (_numbers(row["layer_held_out"]), None, None) for m, row in record["modes"].items()}
+        out.append(LayerCurve(f"Held-out similarity by kind of feature, {subject}", labels, series, "held-out r"))
+    for subject, rois in summary["roi"]["alignment"]["modes"].get(mode, {}).items():
+        series = {short_roi(roi): (_numbers(record["contrast"]["aligned"]), None, None) for roi, record in rois.items()}
+        title = f"Aligned units of each ROI, {subject}"
+        out.append(LayerCurve(title, labels, series, "aligned units (contrast ranking)", section="rois"))
+    for roi, record in list(summary["rsa"]["rois"].items())[:4]:
+        series = {s: (_numbers(scores[mode]), None, None) for s, scores in record["subjects"].items()}
+        ceiling = record.get("ceiling")
+        levels = {"ceiling, lower": ceiling["lower"], "ceiling, upper": ceiling["upper"]} if ceiling else {}
+        out.append(
+            LayerCurve(
+                f"RDM similarity, {short_roi(roi)}", labels, series, ctx.config.rsa.method, section="rsa", levels=levels
+            )
+        )
+    return out
+
+
+def _numbers(values: list[Any]) -> list[float]:
+    return [_number(value) for value in values]
+
+
+def _exemplars(ctx: Context) -> list[RoiExemplars]:
+    """For each ROI of the first subject the units that contrast it most, over all layers, with their exemplars."""
+    config, mode = ctx.config.report, ctx.config.report.mode
+    if mode not in ctx.config.roi.modes:
+        return []
+    roi = ctx.open(ctx.specs.roi)
+    exemplars = roi.read(f"{mode}/exemplars")
+    names, extents = relative_extents(ctx.dataset.images.labels)
+    files, captions = ctx.dataset.images.files, ctx.dataset.images.captions
+    thumbs: dict[int, Any] = {}
+
+    def thumb(row: int) -> Any:
+        if row not in thumbs:
+            with Image.open(files[row]) as picture:
+                thumbs[row] = thumbnail(np.asarray(picture.convert("RGB")), captions[row] or files[row].name)
+        return thumbs[row]
+
+    subject = ctx.subjects[0].name
+    out = []
+    for name in roi.json("rois.json")[subject]["rois"]:
+        base = f"{mode}/{subject}/{name.replace('/', '.')}/contrast"
+        units, scores = roi.read(f"{base}_units"), roi.read(f"{base}_scores")
+        order = np.argsort(-scores[..., 0], axis=None, kind="stable")[: config.units_per_roi]
+        cards = []
+        for layer, rank in zip(*np.unravel_index(order, units.shape), strict=True):
+            unit = int(units[layer, rank])
+            rows = exemplars[layer, unit]
+            text = f"contrast {scores[layer, rank, 0]:.2f} in sample, {scores[layer, rank, 1]:.2f} held out"
+            cards.append(
+                UnitCard(
+                    ctx.facts.hooks[layer],
+                    unit,
+                    text,
+                    _purity(rows, names, extents),
+                    [thumb(int(row)) for row in rows[: config.images_per_unit]],
+                )
+            )
+        out.append(RoiExemplars(short_roi(name), f"{subject}, {MODE_TITLES[mode]}, all layers", cards))
+    return out
+
+
+def _purity(rows: np.ndarray, names: list[str], extents: np.ndarray) -> str:
+    if not names:
+        return ""
+    groups = np.where(extents[rows].max(axis=1) > 0, extents[rows].argmax(axis=1), -1)
+    counts = [int((groups == c).sum()) for c in range(len(names))]
+    best = int(np.argmax(counts))
+    return f"{counts[best]} of {len(rows)} exemplars: {names[best]}"
+
+
+def _recovery(recovery: dict[str, Any]) -> Recovery:
+    percent = {"digits": 0}
+    rows = []
+    for mode, record in recovery["modes"].items():
+        for concept, part in [*record["all"]["concepts"].items(), ("all categories", record["all"]["category"])]:
+            if part:
+                found = [100 * part["found"], 100 * part["shuffled"]]
+                rows.append([MODE_TITLES[mode], concept, part["vertices"], *found, part["held_out"]])
+    columns = [
+        "features",
+        "concept",
+        "vertices",
+        Column("found", "%", **percent),
+        Column("shuffled", "%", **percent),
+        "held-out r",
+    ]
+    concepts = Table(
+        "Concepts",
+        "Share of a concept's vertices (all subjects) whose best unit, chosen on unique images, follows that concept over the "
+        "shared images; beside it the same for units that won on permuted images.",
+        columns,
+        rows,
+        section="recovery",
+    )
+    rows = [
+        [MODE_TITLES[mode], area, part["vertices"], part["best_layer"], part["centre_of_mass"], part["held_out"]]
+        for mode, record in recovery["modes"].items()
+        for area, part in record["all"]["depth"].items()
+    ]
+    columns = [
+        "features",
+        "vertices of",
+        "vertices",
+        Column("best layer", digits=2),
+        Column("centre of mass", digits=2),
+        "held-out r",
+    ]
+    depth = Table(
+        "Depth",
+        "Mean layer (0 is the first block) of early and of category vertices.",
+        columns,
+        rows,
+        section="recovery",
+    )
+    rows = [
+        [MODE_TITLES[mode], part["vertices"], part["held_out"], 100 * part["above_0.1"]]
+        for mode, record in recovery["modes"].items()
+        if (part := record["all"]["silent"])
+    ]
+    columns = ["features", "vertices", Column("held-out r", digits=4), Column("above 0.1", "%", digits=1)]
+    silent = Table("Silent vertices", "Vertices that respond to nothing.", columns, rows, section="recovery")
+    text = "The simulated brains were driven by what is in the scenes, never by the backbone. This is how much of it was found again."
+    return Recovery(text, (concepts, depth, silent))
+
+
+def _provenance(ctx: Context) -> dict[str, Any]:
+    stores = {"saes": ctx.specs.saes, "codes": ctx.specs.codes, "activations": ctx.specs.activations, **ctx.specs.align}
+    return {
+        **json.loads(ctx.documents["provenance.json"]),
+        "stores": {name: spec.name for name, spec in stores.items()},
+        "config": ctx.config.model_dump(mode="json"),
+    }
+
+
+def _warnings(ctx: Context, summary: dict[str, Any]) -> list[str]:
+    out = []
+    for name, record in summary["subjects"].items():
+        dropped = record["voxels"] - record["usable"]
+        if dropped:
+            out.append(f"{name}: {dropped} of {record['voxels']} voxels are constant or lack data and were left out.")
+    for part in summary["rsa"]["too_small"]:
+        out.append(
+            f"{part['subject']}: {short_roi(part['roi'])} has only {part['voxels']} responsive voxels and was left out."
+        )
+    if ctx.dataset.space != SPACE:
+        out.append(f"The data lie in {ctx.dataset.space}; maps are drawn for {SPACE} only.")
+    return out

@@ -1,0 +1,102 @@
+"""Every number of the page, gathered from finished stores under stable keys (`summary.json`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sbm_jax.stages.context import Context
+from sbm_jax.stages.inputs import responsive
+from sbm_jax.store.store import Store
+
+
+def summarise(ctx: Context) -> dict[str, Any]:
+    """Keys: dataset, backbone, saes, subjects (per subject and mode), rsa, structure, roi, layers, recovery.
+
+    Similarities are means over the responsive voxels, those with ncsnr at or above the floor fixed beforehand.
+    """
+    rsa = ctx.open(ctx.specs.rsa).json("rsa.json")
+    roi = ctx.open(ctx.specs.roi)
+    facts = ctx.facts
+    return {
+        "dataset": {
+            "name": ctx.dataset.name,
+            "space": ctx.dataset.space,
+            "images": facts.n_images,
+            "shared": facts.n_shared,
+            "subjects": [s.name for s in facts.subjects],
+        },
+        "backbone": {
+            "family": facts.backbone.family,
+            "layers": list(facts.layers),
+            "width": facts.backbone.d_model,
+            "patches": facts.backbone.n_patches,
+            "image_size": facts.backbone.image_size,
+        },
+        "saes": ctx.open(ctx.specs.saes).json("metrics.json")["members"],
+        "subjects": {s.name: subject_summary(ctx, s.name, rsa["structure"][s.name]) for s in ctx.subjects},
+        "rsa": rsa["images"],
+        "roi": {"alignment": roi.json("alignment.json"), "voxels": roi.json("rois.json")},
+        "layers": ctx.open(ctx.specs.layers).json("profiles.json"),
+        "recovery": ctx.open(ctx.specs.recovery).json("recovery.json") if ctx.specs.recovery else None,
+    }
+
+
+def subject_summary(ctx: Context, name: str, structure: dict[str, Any]) -> dict[str, Any]:
+    """Voxel counts, and per mode the row of the main table."""
+    align, betas = ctx.open(ctx.specs.align[name]), ctx.open(ctx.specs.betas[name])
+    alive = responsive(betas, ctx.config.align.min_ncsnr)
+    usable = betas.read("usable").astype(bool)
+    ceiling = np.sqrt(betas.read("noise_ceiling")[alive])
+    modes = align.json("index.json")["modes"]
+    return {
+        "voxels": len(alive),
+        "usable": int(usable.sum()),
+        "responsive": int(alive.sum()),
+        "min_ncsnr": ctx.config.align.min_ncsnr,
+        "median_ncsnr": _median(betas.read("ncsnr")[alive]),
+        "median_ceiling": _median(ceiling),
+        "modes": {mode: _mode_summary(align, mode, alive, ceiling, structure[mode]) for mode in modes},
+    }
+
+
+def _mode_summary(
+    align: Store, mode: str, alive: np.ndarray, ceiling: np.ndarray, structure: dict[str, Any]
+) -> dict[str, Any]:
+    in_sample = align.read(f"{mode}/voxel_values")[alive, 0]
+    held_out = align.read(f"{mode}/held_out")[alive, 0]
+    shuffled, shuffled_held_out = (
+        align.read(f"{mode}/{key}")[:, alive] for key in ("shuffled_values", "shuffled_held_out")
+    )
+    layers = align.read(f"{mode}/layer_held_out")[:, alive]
+    return {
+        "max": _max(in_sample),
+        "mean": _mean(in_sample),
+        "structure": structure["in_sample"],
+        "structure_shuffled": structure["shuffled_in_sample"],
+        "held_out_max": _max(held_out),
+        "held_out_mean": _mean(held_out),
+        "held_out_median": _median(held_out),
+        "held_out_of_ceiling": _mean(held_out / np.where(ceiling > 0, ceiling, np.nan)),
+        "structure_held_out": structure["held_out"],
+        "structure_held_out_shuffled": structure["shuffled_held_out"],
+        "shuffled_mean": _mean(shuffled),
+        "shuffled_held_out_mean": _mean(shuffled_held_out),
+        "layer_held_out": [_mean(row) for row in layers],
+    }
+
+
+def _mean(x: np.ndarray) -> float | None:
+    x = x[np.isfinite(x)]
+    return float(np.mean(x, dtype=np.float64)) if x.size else None
+
+
+def _median(x: np.ndarray) -> float | None:
+    x = x[np.isfinite(x)]
+    return float(np.median(x)) if x.size else None
+
+
+def _max(x: np.ndarray) -> float | None:
+    x = x[np.isfinite(x)]
+    return float(x.max()) if x.size else None
