@@ -324,7 +324,7 @@ def _recovery(recovery: dict[str, Any]) -> Recovery:
     ]
     columns = ["features", "vertices", Column("held-out r", digits=4), Column("above 0.1", "%", digits=1)]
     silent = Table("Silent vertices", "Vertices that respond to nothing.", columns, rows, section="recovery")
-    text = "The simulated brains were driven by what is in the scenes, never by the backbone. This is how much of it was found again."
+    text = "The simulated brains were driven by what is in the scenes, never by the backbone. How much of it was found again:"
     return Recovery(text, (concepts, depth, silent))
 
 

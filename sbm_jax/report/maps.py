@@ -55,7 +55,7 @@ def subject_maps(ctx: Context, subject: Subject) -> list[MapLayer]:
             here(held_out),
             0,
             top,
-            threshold=0.1,
+            threshold=0.2,
             note="selected on unique images, scored on shared ones",
         ),
         MapLayer(
@@ -66,7 +66,7 @@ def subject_maps(ctx: Context, subject: Subject) -> list[MapLayer]:
             here(in_sample),
             0,
             top,
-            threshold=0.1,
+            threshold=0.2,
             note="selected and scored on the same images: biased upwards",
         ),
         MapLayer(

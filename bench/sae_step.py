@@ -1,0 +1,61 @@
+"""`python bench/sae_step.py`: one training step of a stack of autoencoders, and its parts, against the GEMM rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from common import gemm_rate, interleaved, median, save
+
+from sbm_jax.config import TrainConfig
+from sbm_jax.mesh import make_mesh
+from sbm_jax.sae import step as sae_step
+from sbm_jax.sae.model import Norm, encode, init_params
+
+A, B, D = 12, 512, 128
+
+
+def rows(u: int, k: int, ceiling: float) -> list[dict[str, Any]]:
+    """Encoder alone, and the whole step with dense and with gathered reconstruction."""
+    config = TrainConfig(k=k, batch=B, steps=100)
+    x = jax.random.normal(jax.random.key(0), (A, B, D))
+    norm = Norm(jnp.zeros((A, D)), jnp.ones(A))
+    params = init_params(np.arange(A), D, u, 0.577)
+    mesh = make_mesh({"sae": 1, "data": 1}, jax.devices())
+    encoder = jax.jit(lambda p, x: encode(p, x, k))
+    calls: dict[str, Any] = {"encoder with top-k": lambda: encoder(params, x)}
+    states: dict[str, Any] = {}
+    for name, limit in (("step, dense decode", 10**9), ("step, gathered decode", 0)):
+        sae_step._DENSE_UNITS_PER_KEPT = limit
+        run = sae_step.make_step(mesh, config, norm, D // 2, 2)
+        states[name] = sae_step.put_state(sae_step.init_state(params, config, 50), mesh)
+        states[name] = run(states[name], x)[0]  # traced while the limit is set
+
+        def call(name: str = name, run: Any = run) -> Any:
+            states[name], mse = run(states[name], x)
+            return mse
+
+        calls[name] = call
+    taken = interleaved(calls)
+    encoder_flops = 2 * A * B * D * u
+    return [
+        {
+            "case": f"{name}, a={A} b={B} d={D} u={u} k={k}",
+            "seconds": median(values),
+            "encoder_product_at_gemm_rate": encoder_flops / ceiling,
+            "samples": values,
+        }
+        for name, values in taken.items()
+    ]
+
+
+def main() -> None:
+    ceiling = gemm_rate()
+    table = [row for u, k in ((1024, 16), (4096, 16)) for row in rows(u, k, ceiling)]
+    save("sae_step", {"gemm_flops_per_second": ceiling, "rows": table})
+
+
+if __name__ == "__main__":
+    main()
