@@ -1,4 +1,4 @@
-"""`sbm-jax`: one click command per stage, and `run` for all of them. Exit codes: 0 done, 2 the user can mend it, 130 stopped."""
+"""`sbm-jax`: one click command per stage, and `run` for all. Exit codes: 0 done, 2 the user can mend it, 130 stopped."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STAGES = {
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="sbm-jax")
-@click.option("--cpu-devices", type=click.IntRange(1), help="Run on the CPU as if it had this many devices.")
+@click.option("--cpu-devices", type=click.IntRange(1), help="Run on the CPU as this many devices (default: one per core, at most 4).")
 @click.pass_context
 def cli(context: click.Context, cpu_devices: int | None) -> None:
     """Align sparse autoencoder units of vision transformers with fMRI voxels.
@@ -43,10 +43,12 @@ def _start_jax(cpu_devices: int | None) -> None:
     import os
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from sbm_jax.mesh import enable_compilation_cache, force_cpu_devices
+    from sbm_jax.mesh import enable_compilation_cache, force_cpu_devices, use_cpu_cores
 
     if cpu_devices:
         force_cpu_devices(cpu_devices)
+    else:
+        use_cpu_cores()
     enable_compilation_cache()
 
 

@@ -28,12 +28,12 @@ class DemoConfig(Section):
     """The embedded dataset: how many scenes, who sees them, how many simulated brains."""
 
     seed: int = 0
-    n_shared: int = Field(240, ge=2, description="images seen by every subject (held-out set)")
-    n_unique: int = Field(600, ge=2, description="images seen by one subject only (selection set), per subject")
-    n_extra: int = Field(1600, ge=0, description="images no subject saw, for training the autoencoders")
-    n_subjects: int = Field(2, ge=1)
-    size: int = Field(128, ge=32, description="side of the square pictures, pixels")
-    repeats: int = Field(3, ge=2)
+    n_shared: int = Field(default=240, ge=2, description="images seen by every subject (held-out set)")
+    n_unique: int = Field(default=600, ge=2, description="images seen by one subject only (selection set), per subject")
+    n_extra: int = Field(default=1600, ge=0, description="images no subject saw, for training the autoencoders")
+    n_subjects: int = Field(default=2, ge=1)
+    size: int = Field(default=128, ge=32, description="side of the square pictures, pixels")
+    repeats: int = Field(default=3, ge=2)
 
 
 class DataConfig(Section):
@@ -55,27 +55,29 @@ class ExtractConfig(Section):
     """Images to activations."""
 
     dtype: Literal["float16", "float32"] = "float16"
-    batch: int = Field(64, ge=1, description="images per step, over all devices")
-    shard_images: int = Field(256, ge=1, description="images per shard file")
+    batch: int = Field(default=64, ge=1, description="images per step, over all devices")
+    shard_images: int = Field(default=256, ge=1, description="images per shard file")
 
 
 class TrainConfig(Section):
     """TopK autoencoders, one per (layer, token kind), trained side by side."""
 
-    expansion: int = Field(8, ge=1, description="units per model dimension")
-    k: int = Field(16, ge=1, description="active units per token")
-    steps: int = Field(600, ge=1)
-    batch: int = Field(512, ge=1, description="tokens per autoencoder and step")
-    lr: float = Field(3e-3, gt=0)
-    warmup: float = Field(0.05, ge=0, le=1, description="share of the steps with rising learning rate")
-    decay: float = Field(0.3, ge=0, le=1, description="share of the steps with falling learning rate")
-    clip: float = Field(1.0, gt=0, description="limit on the gradient norm of each autoencoder")
-    aux_weight: float = Field(1 / 32, ge=0, description="weight of the dead-latent loss")
-    aux_k: int = Field(0, ge=0, description="dead latents used by that loss; 0 means half the model width")
-    dead_tokens: int = Field(20_000, ge=1, description="a latent is dead when silent for this many tokens")
-    encoder_scale: float = Field(0.577, gt=0, description="encoder = this times the decoder's transpose at start")
-    pool_tokens: int = Field(131_072, ge=1, description="tokens mixed in memory, per layer and token kind")
-    checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
+    expansion: int = Field(default=8, ge=1, description="units per model dimension")
+    k: int = Field(default=16, ge=1, description="active units per token")
+    steps: int = Field(default=400, ge=1)
+    batch: int = Field(default=512, ge=1, description="tokens per autoencoder and step")
+    lr: float = Field(default=3e-3, gt=0)
+    warmup: float = Field(default=0.05, ge=0, le=1, description="share of the steps with rising learning rate")
+    decay: float = Field(default=0.3, ge=0, le=1, description="share of the steps with falling learning rate")
+    clip: float = Field(default=1.0, gt=0, description="limit on the gradient norm of each autoencoder")
+    aux_weight: float = Field(default=1 / 32, ge=0, description="weight of the dead-latent loss")
+    aux_k: int = Field(default=0, ge=0, description="dead latents used by that loss; 0 means half the model width")
+    dead_tokens: int = Field(default=20_000, ge=1, description="a latent is dead when silent for this many tokens")
+    encoder_scale: float = Field(
+        default=0.577, gt=0, description="encoder = this times the decoder's transpose at start"
+    )
+    pool_tokens: int = Field(default=131_072, ge=1, description="tokens mixed in memory, per layer and token kind")
+    checkpoint_every: int = Field(default=100, ge=1, description="steps between checkpoints")
     seed: int = 0
 
 
@@ -83,18 +85,18 @@ class EncodeConfig(Section):
     """Activations to per-image codes."""
 
     modes: list[Mode] = Field(default_factory=lambda: list(MODES), min_length=1)
-    batch: int = Field(128, ge=1)
-    seed: int = Field(0, description="of the random directions")
+    batch: int = Field(default=128, ge=1)
+    seed: int = Field(default=0, description="of the random directions")
 
 
 class AlignConfig(Section):
     """Codes to voxels."""
 
-    k_voxel: int = Field(5, ge=1, description="best units kept per voxel")
-    k_unit: int = Field(5, ge=1, description="best voxels kept per unit")
-    min_ncsnr: float = Field(0.2, ge=0, description="voxels at or above it are called responsive in tables")
-    shuffles: int = Field(1, ge=1, description="image permutations of the shuffled control")
-    memory_mb: int = Field(512, ge=16, description="budget for blocks in flight")
+    k_voxel: int = Field(default=5, ge=1, description="best units kept per voxel")
+    k_unit: int = Field(default=5, ge=1, description="best voxels kept per unit")
+    min_ncsnr: float = Field(default=0.2, ge=0, description="voxels at or above it are called responsive in tables")
+    shuffles: int = Field(default=1, ge=1, description="image permutations of the shuffled control")
+    memory_mb: int = Field(default=512, ge=16, description="budget for blocks in flight")
     seed: int = 0
 
 
@@ -103,7 +105,7 @@ class RsaConfig(Section):
 
     metric: Literal["correlation", "euclidean", "cosine"] = "correlation"
     method: Literal["corr", "spearman", "tau-a", "rho-a", "cosine"] = "spearman"
-    structure_voxels: int = Field(1500, ge=3, description="voxels in the voxel-structure score, drawn by seed")
+    structure_voxels: int = Field(default=1500, ge=3, description="voxels in the voxel-structure score, drawn by seed")
     seed: int = 0
 
 
@@ -114,20 +116,22 @@ class RoiConfig(Section):
         default_factory=list,
         description="`ATLAS` or `ATLAS/LABEL`; empty: V1, V2, V3, hV4 and every other atlas as one",
     )
-    top_units: int = Field(100, ge=1, description="units kept per layer and ROI")
-    exemplars: int = Field(20, ge=1, description="images shown to the judge per unit")
-    stable: int = Field(10, ge=0, description="a unit is stable when one concept has more than this many exemplars")
+    top_units: int = Field(default=100, ge=1, description="units kept per layer and ROI")
+    exemplars: int = Field(default=20, ge=1, description="images shown to the judge per unit")
+    stable: int = Field(
+        default=10, ge=0, description="a unit is stable when one concept has more than this many exemplars"
+    )
     modes: list[Mode] = Field(default_factory=lambda: ["cls", "patch_mean"], min_length=1)
-    min_voxels: int = Field(5, ge=1, description="smaller ROIs are reported and left out")
+    min_voxels: int = Field(default=5, ge=1, description="smaller ROIs are reported and left out")
 
 
 class ReportConfig(Section):
     """The page."""
 
     title: str = "sbm_jax"
-    mode: Mode = Field("patch_mean", description="the mode drawn on the cortex")
-    units_per_roi: int = Field(4, ge=1)
-    images_per_unit: int = Field(8, ge=1)
+    mode: Mode = Field(default="patch_mean", description="the mode drawn on the cortex")
+    units_per_roi: int = Field(default=4, ge=1)
+    images_per_unit: int = Field(default=8, ge=1)
 
 
 class Config(Section):
@@ -142,7 +146,7 @@ class Config(Section):
     rsa: RsaConfig = RsaConfig()
     roi: RoiConfig = RoiConfig()
     report: ReportConfig = ReportConfig()
-    devices: int = Field(0, ge=0, description="devices to use; 0 means all that JAX finds")
+    devices: int = Field(default=0, ge=0, description="devices to use; 0 means all that JAX finds")
 
     @pydantic.model_validator(mode="after")
     def _modes_are_encoded(self) -> Config:

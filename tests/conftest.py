@@ -1,15 +1,24 @@
-"""One place for test-wide settings: eight CPU devices, warnings as errors (pyproject), a persistent compilation cache."""
+"""One place for test-wide settings: eight CPU devices, warnings as errors (pyproject), a persistent compilation cache.
+And one small finished run, made by the command line once per session, for all tests that look at results.
+"""
 
 from __future__ import annotations
 
+import copy
 import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import numpy as np
 import pytest
+import yaml
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -21,3 +30,96 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 def rng() -> np.random.Generator:
     """A fresh seeded generator."""
     return np.random.default_rng(0)
+
+
+CACHE = Path(__file__).parents[1] / ".jax_cache"
+# Shards of 32 and batches of 24 images: a resumed extraction then forms other batches than an uninterrupted one.
+TINY: dict[str, Any] = {
+    "data": {"root": "demo", "demo": {"n_shared": 24, "n_unique": 36, "n_extra": 20, "n_subjects": 2}},
+    "backbone": {"layers": [1, 5]},
+    "extract": {"shard_images": 32, "batch": 24},
+    "train": {"steps": 12, "batch": 64, "expansion": 2, "k": 4, "checkpoint_every": 4},
+    "align": {"k_voxel": 3, "k_unit": 3, "shuffles": 2},
+    "rsa": {"structure_voxels": 100},
+    "roi": {"top_units": 10, "exemplars": 5, "stable": 2},
+    "report": {"title": "tiny", "units_per_roi": 1, "images_per_unit": 3},
+}
+
+
+@dataclass(frozen=True)
+class Program:
+    """The command line in a process of its own, as a user calls it."""
+
+    environment: dict[str, str]
+
+    def command(self, *words: Any) -> list[str]:
+        return [sys.executable, "-m", "sbm_jax.cli.main", *map(str, words)]
+
+    def __call__(self, *words: Any, code: int = 0, timeout: float = 150, **options: Any) -> subprocess.CompletedProcess:
+        """Run to the end and check the exit code; no command may end with a traceback."""
+        options = {"env": self.environment, **options}
+        done = subprocess.run(self.command(*words), capture_output=True, text=True, timeout=timeout, **options)
+        assert done.returncode == code, f"exit code {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """A finished run: its folder, its configuration file, what it printed."""
+
+    out: Path
+    config: Path
+    process: subprocess.CompletedProcess
+
+    def store(self, kind: str, number: int = 0) -> Path:
+        """The store of that kind; the number counts stores of one kind in the order of their subjects."""
+        found = sorted((self.out / "stores").glob(f"{kind}-*"), key=lambda p: (p / "spec.json").read_text())
+        return found[number]
+
+
+@pytest.fixture(scope="session")
+def backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the embedded backbone, so that its hash is one throughout the session."""
+    folder = tmp_path_factory.mktemp("backbone") / "clip"
+    shutil.copytree(Path(__file__).parents[1] / "sbm_jax" / "demo" / "clip", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    """The command line with one device and a shared compilation cache, outside of any git repository."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_"))}
+    return Program(
+        {
+            **inherited,
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+            "GIT_DIR": str(tmp_path_factory.mktemp("no_repository")),  # a commit meanwhile would change provenance.json
+        }
+    )
+
+
+def write_config(path: Path, backbone: Path, **sections: dict[str, Any]) -> Path:
+    """TINY as YAML with some settings replaced: `train={"steps": 3}`."""
+    config = copy.deepcopy(TINY)
+    config["backbone"]["path"] = str(backbone)
+    for name, settings in sections.items():
+        config[name] = {**config.get(name, {}), **settings}
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_config(backbone_folder: Path):
+    """`make_config(path, train={"steps": 3})` writes the tiny configuration with some settings replaced."""
+    return lambda path, **sections: write_config(path, backbone_folder, **sections)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory, program: Program, make_config) -> TinyRun:
+    """The finished run of TINY. Tests must not write into it; `copy_run` makes a copy that they may change."""
+    folder = tmp_path_factory.mktemp("tiny")
+    config = make_config(folder / "tiny.yaml")
+    process = program("run", "--config", config, "--out", folder / "run")
+    return TinyRun(folder / "run", config, process)

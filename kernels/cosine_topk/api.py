@@ -109,7 +109,7 @@ def _empty(rows: int, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 def cosine_topk(
     codes: SparseCodes | np.ndarray,
-    responses: np.ndarray,
+    responses: np.ndarray | Prepared,
     k: int,
     *,
     center: bool = True,
@@ -125,7 +125,7 @@ def cosine_topk(
 
 def cosine_topk_voxels(
     codes: SparseCodes | np.ndarray,
-    responses: np.ndarray,
+    responses: np.ndarray | Prepared,
     k: int,
     *,
     center: bool = True,

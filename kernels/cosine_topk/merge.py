@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import jax
+    from jax.typing import ArrayLike
 
 
 def merge_topk(
-    values_a: jax.Array, index_a: jax.Array, values_b: jax.Array, index_b: jax.Array, k: int
+    values_a: ArrayLike, index_a: ArrayLike, values_b: ArrayLike, index_b: ArrayLike, k: int
 ) -> tuple[jax.Array, jax.Array]:
     """Top k of two lists per row, both sorted by descending value.
 
@@ -19,7 +20,7 @@ def merge_topk(
     import jax
     import jax.numpy as jnp
 
-    values = jnp.concatenate([values_a, values_b], axis=-1)
-    index = jnp.concatenate([index_a, index_b], axis=-1)
+    values = jnp.concatenate([jnp.asarray(values_a), jnp.asarray(values_b)], axis=-1)
+    index = jnp.concatenate([jnp.asarray(index_a), jnp.asarray(index_b)], axis=-1)
     best, slot = jax.lax.top_k(values, k)
     return best, jnp.take_along_axis(index, slot, axis=-1)

@@ -45,7 +45,9 @@ def prepare(responses_nv: np.ndarray, center: bool, mesh: Mesh | None) -> Prepar
     """Responses that were checked already; see `api.prepare_responses`."""
     n_voxels = responses_nv.shape[1]
     if mesh is None:
-        return Prepared(*unit_columns(jnp.asarray(responses_nv), center), n_voxels, center, None)
+        y_nv, real_v = unit_columns(jnp.asarray(responses_nv), center)
+        return Prepared(y_nv, real_v, n_voxels, center, None)
     padded = np.pad(responses_nv, ((0, 0), (0, -n_voxels % mesh.shape[VOXELS])))
     y = jax.device_put(padded, NamedSharding(mesh, P(None, VOXELS)))
-    return Prepared(*unit_columns(y, center), n_voxels, center, mesh)
+    y_nv, real_v = unit_columns(y, center)
+    return Prepared(y_nv, real_v, n_voxels, center, mesh)

@@ -40,5 +40,5 @@ def _tau_a(a: np.ndarray, b: np.ndarray) -> float:
     ties = [float(sum(c * (c - 1) / 2 for c in np.unique(x, return_counts=True)[1])) for x in (a, b)]
     if pairs in ties:
         return 0.0
-    tau_b = stats.kendalltau(a, b, variant="b").statistic
+    tau_b = stats.kendalltau(a, b, variant="b")[0]
     return float(np.rint(tau_b * np.sqrt(pairs - ties[0]) * np.sqrt(pairs - ties[1])) / pairs)

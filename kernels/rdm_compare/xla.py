@@ -35,7 +35,7 @@ def _compare(a: jax.Array, b: jax.Array, method: str) -> jax.Array:
     a, b = (a, b) if method == "rho-a" else (a / _largest(a), b / _largest(b))
     product = _sum(a * b)
     if method == "rho-a":
-        return 12 * product / (n - 1 / n)
+        return 3 * product / (n - 1 / n)  # 12 / 4: both ranks are doubled
     scale = jnp.sqrt(_sum(a * a)) * jnp.sqrt(_sum(b * b))
     return jnp.where(scale > 0, product / jnp.where(scale > 0, scale, 1.0), 0.0)
 

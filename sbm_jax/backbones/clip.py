@@ -1,5 +1,6 @@
 """CLIP (Radford et al. 2021, arXiv:2103.00020): both towers, and Hugging Face's names for their parts."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,10 +100,12 @@ def clip_spec(config: dict[str, Any], path: Path) -> ClipSpec:
     Keys that old configurations leave out take transformers' defaults. Raises UserError for sizes that do not
     fit together or an unknown activation.
     """
+    # Or it advises every user to install torch, which nothing here needs.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import CLIPConfig  # 1.5 s to import
 
     try:
-        full = CLIPConfig(**config)
+        full: Any = CLIPConfig(**config)
     except Exception as error:  # huggingface_hub's validation raises its own family of types
         raise UserError(f"{path}: not a CLIP configuration: {error}") from error
     vision: Any = full.vision_config

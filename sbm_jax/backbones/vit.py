@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sbm_jax.axes import hook_name
 from sbm_jax.errors import UserError
 
 # Activations feed statistics, so products are full f32: the default on accelerators is TF32 or bf16.
@@ -148,11 +149,6 @@ class VisionTransformer(nnx.Module):
             raise ValueError("this model has no joint image-text embedding")
         x_be = self.projection(self.post_norm(resid_btd[:, 0]))
         return x_be / jnp.linalg.norm(x_be, axis=-1, keepdims=True)
-
-
-def hook_name(block: int) -> str:
-    """Name of the residual stream after block (0-based)."""
-    return f"block{block:02d}.resid"
 
 
 def hook_names(n_layers: int) -> tuple[str, ...]:

@@ -108,7 +108,7 @@ def make_spec(tokenizer: PreTrainedTokenizerFast) -> ClipSpec:
     block = BlockSpec(width=128, heads=4, mlp_width=512, activation="quick_gelu", eps=1e-5)
     return ClipSpec(
         vision=VisionSpec(block, 6, SIDE, PATCH, pre_norm=True, patch_bias=False, projection=96),
-        text=TextSpec(block, 3, len(tokenizer), TOKENS, tokenizer.convert_tokens_to_ids("<end>"), projection=96),
+        text=TextSpec(block, 3, len(tokenizer), TOKENS, tokenizer.get_vocab()[SPECIAL["eos_token"]], projection=96),
     )
 
 
@@ -120,7 +120,7 @@ def render_pool(n: int, tokenizer: PreTrainedTokenizerFast, workers: int) -> Poo
     captions = []
     for i, scene in enumerate(image_set(TRAINING_SEED, range(n), DRAWN, workers)):
         images[i] = to_square(Image.fromarray(scene.image), POOLED)
-        masks[i] = Image.fromarray(scene.mask).resize((POOLED, POOLED), Image.Resampling.NEAREST)
+        masks[i] = np.asarray(Image.fromarray(scene.mask).resize((POOLED, POOLED), Image.Resampling.NEAREST))
         labels[i] = [scene.labels[concept] for concept in CONCEPTS]
         captions.append(scene.caption)
     ids = tokenizer(captions, padding="max_length", truncation=True, max_length=TOKENS)["input_ids"]
@@ -262,9 +262,19 @@ def save_tokenizer(out: Path) -> None:
 
 def export(out: Path, model: Trained, tokenizer: PreTrainedTokenizerFast) -> None:
     """Write the CLIP and its tokenizer as one Hugging Face model directory in float16."""
-    begin, pad = tokenizer.bos_token_id, tokenizer.pad_token_id
+    ids = tokenizer.get_vocab()
+    begin, pad = ids[SPECIAL["bos_token"]], ids[SPECIAL["pad_token"]]
     save_clip(out, model.clip, MEAN, STD, begin_token=begin, pad_token=pad)
     save_tokenizer(out)
+
+
+def load_export(start: Path, spec: ClipSpec, tokenizer: PreTrainedTokenizerFast) -> Clip:
+    """Read an exported model to go on from. Raises UserError if its words or sizes are not today's."""
+    path = start / "tokenizer.json"
+    if json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"] != tokenizer.get_vocab():
+        raise UserError(f"{path}: its words are not those of the scenes now; train from the beginning")
+    tensors = load_file(start / "model.safetensors")
+    return load_weights(lambda: Clip(spec, nnx.Rngs(0)), tensors, CLIP_RULES, (), str(start))
 
 
 @dataclass(frozen=True)
@@ -345,8 +355,7 @@ def main(
     log.info("rendered %d scenes in %.0f s", n_pool, time.monotonic() - began)
     model = Trained(make_spec(tokenizer), nnx.Rngs(seed))
     if start:
-        tensors = load_file(start / "model.safetensors")
-        model.clip = load_weights(lambda: Clip(model.clip.spec, nnx.Rngs(0)), tensors, CLIP_RULES, (), str(start))
+        model.clip = load_export(start, model.clip.spec, tokenizer)
     model = train(model, pool, tokenizer, Run(out, minutes, steps, batch, seed, export_minutes))
     export(out, model, tokenizer)
     log.info("final: %s", zero_shot_accuracy(out))

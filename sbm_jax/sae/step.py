@@ -71,13 +71,14 @@ def init_state(params: Params, config: TrainConfig, n_logs: int) -> TrainState:
 
 def state_specs(state: TrainState) -> Any:
     """PartitionSpecs: every array with a leading autoencoder axis is split along `sae`."""
-    return TrainState(
-        params=jax.tree.map(lambda _: P(SAE), state.params),
-        adam=jax.tree.map(lambda _: P(SAE), state.adam),
-        silent=P(SAE),
-        step=P(),
-        losses=P(None, SAE),
-    )
+    specs: Any = {
+        "params": jax.tree.map(lambda _: P(SAE), state.params),
+        "adam": jax.tree.map(lambda _: P(SAE), state.adam),
+        "silent": P(SAE),
+        "step": P(),
+        "losses": P(None, SAE),
+    }
+    return TrainState(**specs)
 
 
 def put_state(state: TrainState, mesh: Mesh) -> TrainState:
@@ -156,7 +157,7 @@ def make_step(
         along = jnp.sum(grads.w_dec * state.params.w_dec, axis=-1, keepdims=True)
         grads = grads._replace(w_dec=grads.w_dec - along * state.params.w_dec)
         updates, new_adam = jax.vmap(adam.update)(grads, state.adam, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params: Any = optax.apply_updates(state.params, updates)
         params = params._replace(w_dec=unit_rows(params.w_dec))
         tokens = x.shape[1] * jax.lax.axis_size(DATA)
         silent = jnp.where(fired > 0, 0, state.silent + tokens)
@@ -169,7 +170,7 @@ def make_step(
         sharded = jax.shard_map(
             local,
             mesh=mesh,
-            in_specs=(specs, Norm(P(SAE), P(SAE)), P(SAE, DATA)),
+            in_specs=(specs, P(SAE), P(SAE, DATA)),
             out_specs=(specs, P(SAE)),
             check_vma=False,
         )

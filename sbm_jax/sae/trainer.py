@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +79,7 @@ def train(
     stack: Stack,
     images: np.ndarray,
     config: TrainConfig,
-    devices: list[jax.Device],
+    devices: list[Any],
     checkpoints: Path,
 ) -> Trained:
     """Train all autoencoders of `stack` on the tokens of `images`; goes on from the newest checkpoint if there is one.

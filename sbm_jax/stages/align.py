@@ -15,6 +15,7 @@ from sbm_jax.axes import SAE_MODES, TOKEN_KIND
 from sbm_jax.errors import UserError
 from sbm_jax.kernels import SparseCodes, cosine_topk, cosine_topk_both, merge_topk, prepare_responses
 from sbm_jax.kernels.cosine_topk.paired import paired_rows, unit_rows
+from sbm_jax.kernels.cosine_topk.prepared import Prepared
 from sbm_jax.mesh import make_mesh
 from sbm_jax.progress import progress
 from sbm_jax.stages.context import Context
@@ -161,13 +162,11 @@ class Search:
         self.unit_values[layer], self.unit_voxels[layer] = (np.asarray(x) for x in merged)
         self.held_codes.append(held_out)
         if self.select_control is not None:
-            self._shuffled(select, held_out, offset)
+            self._shuffled(self.select_control, select, held_out, offset)
 
-    def _shuffled(self, select: Codes, held_out: Codes, offset: int) -> None:
+    def _shuffled(self, responses: Prepared, select: Codes, held_out: Codes, offset: int) -> None:
         for b, (order_select, order_held_out) in enumerate(self.orders):
-            value, unit = cosine_topk(
-                _rows(select, order_select), self.select_control, 1, memory_bytes=self.memory_bytes
-            )
+            value, unit = cosine_topk(_rows(select, order_select), responses, 1, memory_bytes=self.memory_bytes)
             score = paired_rows(_rows(held_out, order_held_out), self.y_control, unit)
             value = _as_keys(value)[:, 0]
             better = value > self.shuffled_values[b, self.control]

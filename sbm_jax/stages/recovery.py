@@ -33,6 +33,8 @@ def run(ctx: Context) -> Store:
     depth: mean best layer and mean centre-of-mass depth of early and of category vertices.
     silent: vertices that respond to nothing: mean held-out score, and share above 0.1.
     """
+    if ctx.specs.recovery is None:
+        raise UserError(f"{ctx.facts.root} has no folder `truth`: recovery is for simulated datasets")
     writer = ctx.writer(ctx.specs.recovery)
     layers = ctx.open(ctx.specs.layers)
     names, extents = relative_extents(ctx.dataset.images.labels)

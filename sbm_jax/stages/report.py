@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from sbm_jax.progress import progress
-from sbm_jax.report.build import build
 from sbm_jax.report.figures import brain_figure
-from sbm_jax.report.maps import SPACE, atlases, cortex, subject_maps, write_gifti
 from sbm_jax.report.page import render_page
-from sbm_jax.report.summary import summarise
 from sbm_jax.stages.context import Context
+from sbm_jax.stages.report_content import build
+from sbm_jax.stages.report_maps import SPACE, atlases, cortex, subject_maps, write_gifti
+from sbm_jax.stages.report_summary import summarise
 from sbm_jax.store.spec import pretty_json
 from sbm_jax.store.store import Store, replace_text
 

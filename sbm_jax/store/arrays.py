@@ -49,7 +49,7 @@ def array_spec(
     metadata: dict[str, Any] = {
         "shape": list(shape),
         "data_type": dtype,
-        "fill_value": 0,
+        "fill_value": False if dtype == "bool" else 0,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(shard)}},
         "chunk_key_encoding": {"name": "default"},
         "codecs": [

@@ -108,7 +108,9 @@ def test_scenes_with_words_or_sides_are_never_mirrored(pool):
 def test_equal_captions_share_their_target(pool):
     """Contrastive loss of identical images and captions is log(batch), however the scale is set."""
     tokenizer = train_clip.make_tokenizer()
-    model = train_clip.Trained(train_clip.make_spec(tokenizer), nnx.Rngs(0))
+    spec = train_clip.make_spec(tokenizer)
+    shallow = replace(spec, vision=replace(spec.vision, n_layers=1), text=replace(spec.text, n_layers=1))
+    model = train_clip.Trained(shallow, nnx.Rngs(0))
     batch = train_clip.draw_batch(pool, 4, 0, 0, whole=False)
     batch = {
         k: np.repeat(v[..., :1] if k == "light" else v[:1], 4, -1 if k == "light" else 0) for k, v in batch.items()
@@ -139,6 +141,18 @@ def test_the_rate_warms_up_and_falls_to_zero():
     assert train_clip.learning_rate(train_clip.WARM_UP) == pytest.approx(train_clip.PEAK_RATE)
     assert train_clip.learning_rate(1) == pytest.approx(0)
     assert train_clip.learning_rate(0.3) > train_clip.learning_rate(0.6)
+
+
+def test_training_goes_on_from_an_export_with_the_same_words(tmp_path):
+    tokenizer = train_clip.make_tokenizer()
+    clip = train_clip.load_export(DEMO_CLIP, train_clip.make_spec(tokenizer), tokenizer)
+    committed = load_backbone(DEMO_CLIP)
+    np.testing.assert_array_equal(clip.text.tokens[...], committed.text.tokens[...])
+    other = json.loads((DEMO_CLIP / "tokenizer.json").read_text())
+    other["model"]["vocab"]["zebra"] = other["model"]["vocab"].pop("word")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(other))
+    with pytest.raises(UserError, match="its words are not those of the scenes now"):
+        train_clip.load_export(tmp_path, train_clip.make_spec(tokenizer), tokenizer)
 
 
 def test_an_export_is_an_ordinary_model_directory(tmp_path: Path):

@@ -73,7 +73,8 @@ def test_the_same_unit_twice_adds_up_and_padding_adds_nothing(implementation):
 
 @implementations
 def test_no_active_unit_at_all(implementation):
-    got = sparse_decode(np.zeros((3, 0), np.float32), np.zeros((3, 0), np.int32), np.ones((4, 2), np.float32))
+    nothing = np.zeros((3, 0), np.float32), np.zeros((3, 0), np.int32)
+    got = sparse_decode(*nothing, np.ones((4, 2), np.float32), implementation=implementation)
     np.testing.assert_array_equal(got, np.zeros((3, 2)))
 
 

@@ -19,10 +19,10 @@ from sbm_jax.report.data import (
     Table,
     UnitCard,
 )
-from sbm_jax.report.maps import SPACE, atlases, cortex
 from sbm_jax.report.thumbs import thumbnail
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import relative_extents, short_roi
+from sbm_jax.stages.report_maps import SPACE, atlases, cortex
 
 METHODS = (
     (
@@ -274,7 +274,6 @@ def _purity(rows: np.ndarray, names: list[str], extents: np.ndarray) -> str:
 
 
 def _recovery(recovery: dict[str, Any]) -> Recovery:
-    percent = {"digits": 0}
     rows = []
     for mode, record in recovery["modes"].items():
         for concept, part in [*record["all"]["concepts"].items(), ("all categories", record["all"]["category"])]:
@@ -285,8 +284,8 @@ def _recovery(recovery: dict[str, Any]) -> Recovery:
         "features",
         "concept",
         "vertices",
-        Column("found", "%", **percent),
-        Column("shuffled", "%", **percent),
+        Column("found", "%", 0),
+        Column("shuffled", "%", 0),
         "held-out r",
     ]
     concepts = Table(
