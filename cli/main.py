@@ -153,11 +153,14 @@ def demo_zero_shot(cpu_devices: int | None, scenes: int) -> None:
 def main() -> None:
     """Entry point: a UserError is one message on stderr and exit code 2, never a traceback."""
     try:
-        cli(prog_name="sbm-jax")
+        sys.exit(cli(prog_name="sbm-jax", standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except click.Abort:  # what click makes of an interrupt
         click.echo("stopped; finished shards are kept, run the same command to go on", err=True)
         sys.exit(130)
 

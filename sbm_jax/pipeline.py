@@ -93,6 +93,8 @@ def choose(stages: str | None) -> tuple[str, ...]:
         for name in (first, last) if dots else (first,):
             if name not in STAGES:
                 raise UserError(f"--stages: there is no stage {name!r}; the stages are {', '.join(STAGES)}")
+        if dots and STAGES.index(first) > STAGES.index(last):
+            raise UserError(f"--stages: {part.strip()} runs backwards; the order is {', '.join(STAGES)}")
         chosen += STAGES[STAGES.index(first) : STAGES.index(last) + 1] if dots else [first]
     return tuple(stage for stage in STAGES if stage in chosen)
 
@@ -144,6 +146,20 @@ def run(ctx: Context, chosen: Sequence[str] = STAGES, say: Callable[[str], None]
             step.run(ctx)
 
 
+_COLUMNS = (
+    ("MAX", "max"),
+    ("MEAN", "mean"),
+    ("score", "structure"),
+    ("held out", "held_out_mean"),
+    ("of ceiling", "held_out_of_ceiling"),
+    ("shuffled", "shuffled_held_out_mean"),
+)
+
+
+def _cell(value: float | None) -> str:
+    return f"{'-':>12s}" if value is None else f"{value:12.3f}"
+
+
 def publish(ctx: Context) -> list[str]:
     """Copy the finished page and summary to the top of the run's folder; the lines that end a run."""
     report = ctx.open(ctx.specs.report)
@@ -154,18 +170,19 @@ def publish(ctx: Context) -> list[str]:
         f"report   {ctx.out / 'report.html'}",
         f"summary  {ctx.out / 'summary.json'}",
         f"maps     {report.path / 'maps'}",
-        "",
-        f"{'held-out r, responsive voxels':32s}" + "".join(f"{name:>12s}" for name in summary["subjects"]),
     ]
-    for mode, title in MODE_TITLES.items():
-        rows = [s["modes"].get(mode) for s in summary["subjects"].values()]
-        if all(rows):
-            lines.append(f"  {title:30s}" + "".join(f"{row['held_out_mean']:12.3f}" for row in rows))
+    for name, subject in summary["subjects"].items():
+        lines += [
+            "",
+            f"{name}, {subject['responsive']:,} responsive voxels".ljust(34)
+            + "".join(f"{h:>12s}" for h, _ in _COLUMNS),
+        ]
+        for mode, row in subject["modes"].items():
+            lines.append(f"  {MODE_TITLES[mode]:32s}" + "".join(_cell(row[key]) for _, key in _COLUMNS))
     if summary["recovery"]:
-        lines.append("")
-        lines.append("planted truth found: category vertices whose best unit has the right concept (permuted images)")
+        lines += ["", "planted truth: category vertices whose best unit has the right concept (images permuted)"]
         for mode, record in summary["recovery"]["modes"].items():
             if part := record["all"]["category"]:
                 found, null, count = 100 * part["found"], 100 * part["shuffled"], part["vertices"]
-                lines.append(f"  {MODE_TITLES[mode]:30s}{found:10.1f} % ({null:.1f} %) of {count:,} vertices")
+                lines.append(f"  {MODE_TITLES[mode]:32s}{found:10.1f} % ({null:.1f} %) of {count:,} vertices")
     return lines

@@ -30,7 +30,7 @@ def run(ctx: Context) -> Store:
     concepts: for each concept the number of its vertices, the share whose best unit belongs to that concept (`found`),
         and the same for the units that won on permuted images (`shuffled`). A unit's concept is the one whose relative
         extent in the picture correlates best with the unit's code over the shared images, which selected nothing.
-    depth: mean best layer and mean centre-of-mass depth of early and of category vertices.
+    depth: mean best layer (and of the shuffled search) and mean centre-of-mass depth of early and of category vertices.
     silent: vertices that respond to nothing: mean held-out score, and share above 0.1.
     """
     if ctx.specs.recovery is None:
@@ -48,14 +48,16 @@ def run(ctx: Context) -> Store:
             concept_u = np.concatenate(
                 [_unit_concepts(ctx, mode, hook, held_out_rows, extents) for hook in ctx.facts.hooks]
             )
-            best = align.read(f"{mode}/voxel_units")[:, 0]
+            best, shuffled = align.read(f"{mode}/voxel_units")[:, 0], align.read(f"{mode}/shuffled_units")
+            units_per_layer = align.json("index.json")["units_per_layer"][mode]
             record[subject.name] = _score(
                 truth[subject.name],
                 responsive(betas, ctx.config.align.min_ncsnr),
                 np.where(best >= 0, concept_u[best], -1),
-                [np.where(row >= 0, concept_u[row], -1) for row in align.read(f"{mode}/shuffled_units")],
+                [np.where(row >= 0, concept_u[row], -1) for row in shuffled],
                 align.read(f"{mode}/held_out")[:, 0],
                 layers.read(f"{mode}/{subject.name}/best_layer"),
+                [row // units_per_layer for row in shuffled],
                 layers.read(f"{mode}/{subject.name}/depth"),
                 names,
             )
@@ -93,6 +95,7 @@ def _score(
     shuffled_bv: list[np.ndarray],
     held_out: np.ndarray,
     best_layer: np.ndarray,
+    shuffled_layers: list[np.ndarray],
     depth: np.ndarray,
     names: list[str],
 ) -> dict[str, Any]:
@@ -114,6 +117,7 @@ def _score(
             out["depth"][key] = {
                 "vertices": int(mine.sum()),
                 "best_layer": float(best_layer[mine].mean()),
+                "best_layer_shuffled": float(np.mean([row[mine].mean() for row in shuffled_layers])),
                 "centre_of_mass": float(np.nanmean(depth[mine])),
                 "held_out": float(np.mean(held_out[mine])),
             }

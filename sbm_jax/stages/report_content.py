@@ -47,6 +47,8 @@ METHODS = (
     ),
 )
 
+_DEPTH = ("best_layer", "best_layer_shuffled", "centre_of_mass", "held_out")
+
 
 def build(ctx: Context, summary: dict[str, Any], maps: dict[str, list[MapLayer]]) -> ReportData:
     """The page's content; `maps` per subject (empty when the data lie on no surface)."""
@@ -297,7 +299,7 @@ def _recovery(recovery: dict[str, Any]) -> Recovery:
         section="recovery",
     )
     rows = [
-        [MODE_TITLES[mode], area, part["vertices"], part["best_layer"], part["centre_of_mass"], part["held_out"]]
+        [MODE_TITLES[mode], area, *(part[key] for key in ("vertices", *_DEPTH))]
         for mode, record in recovery["modes"].items()
         for area, part in record["all"]["depth"].items()
     ]
@@ -306,6 +308,7 @@ def _recovery(recovery: dict[str, Any]) -> Recovery:
         "vertices of",
         "vertices",
         Column("best layer", digits=2),
+        Column("best layer", "shuffled", 2),
         Column("centre of mass", digits=2),
         "held-out r",
     ]

@@ -85,5 +85,5 @@ def test_voxel_structure(stores, subject, mode):
             assigned = flat[rows][:, units].T
             real = np.ptp(assigned, axis=1) > 0
             expected = _spearman(_rdm(assigned[real]), _rdm(y[:, voxels].T[real]))
-            print("DIFF", mode, prefix, key, found[mode][f"{prefix}{key}"] - expected)
-            assert found[mode][f"{prefix}{key}"] == pytest.approx(expected, abs=5e-3)
+            # Voxels with one unit are exact ties, which float32 may break; CLS units often fire on one image alone.
+            assert found[mode][f"{prefix}{key}"] == pytest.approx(expected, abs=5e-3 if mode == "cls" else 1e-4)

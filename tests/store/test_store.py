@@ -103,8 +103,8 @@ def test_extremes_of_every_dtype(tmp_path, dtype):
     assert got.dtype == value.dtype and got.tobytes() == value.tobytes()
 
 
-# zarr-python says so of every JSON document beside the arrays.
-@pytest.mark.filterwarnings("ignore:Object at .*json is not recognized as a component of a Zarr hierarchy")
+# zarr-python says so of every document beside the arrays.
+@pytest.mark.filterwarnings("ignore:Object at .*(json|yaml) is not recognized as a component of a Zarr hierarchy")
 def test_zarr_python_opens_the_arrays_and_the_tree(tmp_path, rng):
     arrays = example(rng)
     store = write(tmp_path, arrays)
