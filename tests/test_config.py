@@ -166,11 +166,6 @@ def test_modes_keep_the_order_of_the_vocabulary():
     assert config.sae_modes == ["cls", "patch_max"]
 
 
-def test_a_mode_twice_is_an_error():
-    """Each mode is one array in the store of codes; twice would be written twice and counted twice."""
-    assert "modes" in message(None, "encode.modes=[cls, cls, patch_mean]")
-
-
 # --set ---------------------------------------------------------------------------------------------------------------
 
 

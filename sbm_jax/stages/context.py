@@ -9,11 +9,14 @@ from typing import Any
 
 from sbm_jax.brain.dataset import Dataset, Subject, open_dataset
 from sbm_jax.config import Config, dump_config
-from sbm_jax.errors import UserError
+from sbm_jax.errors import StoreError, UserError
 from sbm_jax.provenance import provenance
 from sbm_jax.stages.facts import Facts, gather_facts, pick_subjects
 from sbm_jax.store.spec import StoreSpec, pretty_json
-from sbm_jax.store.store import Store, StoreWriter, is_finished
+from sbm_jax.store.store import PARTIAL, Store, StoreWriter, is_finished
+
+# Kinds of stores whose command has another name.
+_MADE_BY = {"dataset": "data demo", "activations": "extract", "saes": "train", "codes": "encode"}
 
 
 @dataclass(frozen=True)
@@ -131,4 +134,11 @@ class Context:
 
     def open(self, spec: StoreSpec) -> Store:
         """The finished store of `spec`. Raises StoreError, naming the command that makes it, otherwise."""
-        return Store(spec.path(self.stores))
+        path = spec.path(self.stores)
+        if not self.has(spec):
+            state = "is unfinished" if path.with_name(path.name + PARTIAL).exists() or path.exists() else "does not exist"
+            raise StoreError(
+                f"store {path} {state}. Run `sbm-jax {_MADE_BY.get(spec.kind, spec.kind)}` with the same --config, --set and "
+                "--out first, or `sbm-jax run`, which makes all that is missing; finished shards are not computed twice."
+            )
+        return Store(path)
