@@ -21,7 +21,7 @@ Mode = Literal["cls", "patch_mean", "patch_max", "raw", "random"]
 class Section(BaseModel):
     """A frozen group of settings in which an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class DemoConfig(Section):

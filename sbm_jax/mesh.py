@@ -10,7 +10,6 @@ import jax
 
 from sbm_jax.errors import UserError
 
-
 _MOST_CPU_DEVICES = 4
 
 

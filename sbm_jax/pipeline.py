@@ -156,6 +156,11 @@ _COLUMNS = (
 )
 
 
+def _ordered(by_mode: dict[str, Any]) -> list[tuple[str, Any]]:
+    """(mode, record) in the order of `axes.MODES`; JSON sorts its keys."""
+    return [(mode, by_mode[mode]) for mode in MODE_TITLES if mode in by_mode]
+
+
 def _cell(value: float | None) -> str:
     return f"{'-':>12s}" if value is None else f"{value:12.3f}"
 
@@ -177,11 +182,11 @@ def publish(ctx: Context) -> list[str]:
             f"{name}, {subject['responsive']:,} responsive voxels".ljust(34)
             + "".join(f"{h:>12s}" for h, _ in _COLUMNS),
         ]
-        for mode, row in subject["modes"].items():
+        for mode, row in _ordered(subject["modes"]):
             lines.append(f"  {MODE_TITLES[mode]:32s}" + "".join(_cell(row[key]) for _, key in _COLUMNS))
     if summary["recovery"]:
         lines += ["", "planted truth: category vertices whose best unit has the right concept (images permuted)"]
-        for mode, record in summary["recovery"]["modes"].items():
+        for mode, record in _ordered(summary["recovery"]["modes"]):
             if part := record["all"]["category"]:
                 found, null, count = 100 * part["found"], 100 * part["shuffled"], part["vertices"]
                 lines.append(f"  {MODE_TITLES[mode]:32s}{found:10.1f} % ({null:.1f} %) of {count:,} vertices")

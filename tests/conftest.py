@@ -100,10 +100,10 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
     )
 
 
-def write_config(path: Path, backbone: Path, **sections: dict[str, Any]) -> Path:
-    """TINY as YAML with some settings replaced: `train={"steps": 3}`."""
+def write_config(path: Path, folder: Path, sections: dict[str, Any]) -> Path:
+    """TINY as YAML with some settings replaced: `{"train": {"steps": 3}}`."""
     config = copy.deepcopy(TINY)
-    config["backbone"]["path"] = str(backbone)
+    config["backbone"]["path"] = str(folder)
     for name, settings in sections.items():
         config[name] = {**config.get(name, {}), **settings}
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -113,7 +113,7 @@ def write_config(path: Path, backbone: Path, **sections: dict[str, Any]) -> Path
 @pytest.fixture(scope="session")
 def make_config(backbone_folder: Path):
     """`make_config(path, train={"steps": 3})` writes the tiny configuration with some settings replaced."""
-    return lambda path, **sections: write_config(path, backbone_folder, **sections)
+    return lambda path, **sections: write_config(path, backbone_folder, sections)
 
 
 @pytest.fixture(scope="session")

@@ -36,10 +36,16 @@ def run(ctx: Context, name: str) -> Store:
     """
     codes, saes = ctx.open(ctx.specs.codes), ctx.open(ctx.specs.saes)
     betas = ctx.open(ctx.specs.betas[name])
-    writer = ctx.writer(ctx.specs.align[name])
     images = subject_images(betas)
     usable = np.flatnonzero(betas.read("usable"))
     alive = responsive(betas, ctx.config.align.min_ncsnr)
+    if not alive.any():
+        best = np.nanmax(betas.read("ncsnr")[usable], initial=0)
+        raise UserError(
+            f"{name}: none of {len(usable)} usable voxels reaches align.min_ncsnr = {ctx.config.align.min_ncsnr:g} (highest "
+            f"ncsnr: {best:.2f}). Lower it; without repeated images ncsnr is unknown and 0 takes every voxel."
+        )
+    writer = ctx.writer(ctx.specs.align[name])
     modes, hooks, config = ctx.config.encode.modes, ctx.facts.hooks, ctx.config.align
     n_voxels = betas.array("betas").shape[0]
     block = max(256, (config.memory_mb << 20) // (16 * len(images.rows)))

@@ -136,7 +136,9 @@ class Context:
         """The finished store of `spec`. Raises StoreError, naming the command that makes it, otherwise."""
         path = spec.path(self.stores)
         if not self.has(spec):
-            state = "is unfinished" if path.with_name(path.name + PARTIAL).exists() or path.exists() else "does not exist"
+            state = (
+                "is unfinished" if path.with_name(path.name + PARTIAL).exists() or path.exists() else "does not exist"
+            )
             raise StoreError(
                 f"store {path} {state}. Run `sbm-jax {_MADE_BY.get(spec.kind, spec.kind)}` with the same --config, --set and "
                 "--out first, or `sbm-jax run`, which makes all that is missing; finished shards are not computed twice."

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from sbm_jax.axes import SAE_MODES
+from sbm_jax.mesh import make_mesh
 from sbm_jax.progress import progress
 from sbm_jax.sae.model import Norm, Params, encode, normalise
 from sbm_jax.sae.stream import array_name
@@ -89,7 +93,9 @@ def _encode_block(
     u: int,
 ) -> None:
     """All modes of one hook for one shard of images; each activation is read once."""
-    modes, k, step = ctx.config.encode.modes, ctx.config.train.k, ctx.config.encode.batch
+    modes, k = ctx.config.encode.modes, ctx.config.train.k
+    mesh = make_mesh({"data": len(ctx.devices)}, ctx.devices)
+    step = -(-ctx.config.encode.batch // mesh.size) * mesh.size
     start = rows.start
     if "cls" in modes:
         x = acts.read(array_name(hook, "cls"), rows)
@@ -105,10 +111,8 @@ def _encode_block(
             writer.write(f"random/{hook}", start, raw @ directions)
         wanted = tuple(mode for mode in ("patch_mean", "patch_max") if mode in modes)
         if wanted:
-            pooled = [
-                _pooled_codes(*params["patch", hook], _padded(x[i : i + step], step), k, u, wanted)
-                for i in range(0, len(x), step)
-            ]
+            pool = pooled_codes(mesh, k, u, wanted)
+            pooled = [pool(*params["patch", hook], _padded(x[i : i + step], step)) for i in range(0, len(x), step)]
             for mode in wanted:
                 dense = np.concatenate([np.asarray(block[mode]) for block in pooled])[: len(x)]
                 width = writer.width(f"{mode}/{hook}/values")
@@ -126,22 +130,28 @@ def _cls_codes(norm: Norm, params: Params, x_nd: jax.Array, k: int) -> tuple[jax
     return values[0], units[0]
 
 
-@functools.partial(jax.jit, static_argnames=("k", "u", "modes"))
-def _pooled_codes(
-    norm: Norm, params: Params, x_ntd: jax.Array, k: int, u: int, modes: tuple[str, ...]
-) -> dict[str, jax.Array]:
-    """Mean and maximum over patches of the codes of each image of a batch, dense [b, u] for this batch only."""
-    n, t, d = x_ntd.shape
-    values, units = encode(params, normalise(norm, x_ntd.reshape(1, n * t, d)), k)
-    values, units = values.reshape(n, t * k), units.reshape(n, t * k)
-    rows = jnp.arange(n)[:, None]
-    zero = jnp.zeros((n, u), jnp.float32)
-    out = {}
-    if "patch_mean" in modes:
-        out["patch_mean"] = zero.at[rows, units].add(values / t)
-    if "patch_max" in modes:
-        out["patch_max"] = zero.at[rows, units].max(values)
-    return out
+@functools.lru_cache(maxsize=8)
+def pooled_codes(mesh: Mesh, k: int, u: int, modes: tuple[str, ...]) -> Callable[..., dict[str, jax.Array]]:
+    """Jitted (norm, params, x [b, t, d]) -> mean and maximum over patches of the codes of each image, dense [b, u].
+
+    Dense for this batch only; images are split over the mesh's `data` axis, the autoencoder is on every device.
+    """
+
+    def local(norm: Norm, params: Params, x_ntd: jax.Array) -> dict[str, jax.Array]:
+        n, t, d = x_ntd.shape
+        values, units = encode(params, normalise(norm, x_ntd.reshape(1, n * t, d)), k)
+        values, units = values.reshape(n, t * k), units.reshape(n, t * k)
+        rows = jnp.arange(n)[:, None]
+        zero = jnp.zeros((n, u), jnp.float32)
+        out = {}
+        if "patch_mean" in modes:
+            out["patch_mean"] = zero.at[rows, units].add(values / t)
+        if "patch_max" in modes:
+            out["patch_max"] = zero.at[rows, units].max(values)
+        return out
+
+    split = P("data")
+    return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P(), P(), split), out_specs=split, check_vma=False))
 
 
 def _compact(dense_nu: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -275,9 +275,13 @@ def _purity(rows: np.ndarray, names: list[str], extents: np.ndarray) -> str:
     return f"{counts[best]} of {len(rows)} exemplars: {names[best]}"
 
 
+def _ordered(by_mode: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(mode, by_mode[mode]) for mode in MODE_TITLES if mode in by_mode]
+
+
 def _recovery(recovery: dict[str, Any]) -> Recovery:
     rows = []
-    for mode, record in recovery["modes"].items():
+    for mode, record in _ordered(recovery["modes"]):
         for concept, part in [*record["all"]["concepts"].items(), ("all categories", record["all"]["category"])]:
             if part:
                 found = [100 * part["found"], 100 * part["shuffled"]]
@@ -300,7 +304,7 @@ def _recovery(recovery: dict[str, Any]) -> Recovery:
     )
     rows = [
         [MODE_TITLES[mode], area, *(part[key] for key in ("vertices", *_DEPTH))]
-        for mode, record in recovery["modes"].items()
+        for mode, record in _ordered(recovery["modes"])
         for area, part in record["all"]["depth"].items()
     ]
     columns = [
@@ -321,7 +325,7 @@ def _recovery(recovery: dict[str, Any]) -> Recovery:
     )
     rows = [
         [MODE_TITLES[mode], part["vertices"], part["held_out"], 100 * part["above_0.1"]]
-        for mode, record in recovery["modes"].items()
+        for mode, record in _ordered(recovery["modes"])
         if (part := record["all"]["silent"])
     ]
     columns = ["features", "vertices", Column("held-out r", digits=4), Column("above 0.1", "%", digits=1)]

@@ -41,10 +41,13 @@ def test_output_names_what_was_made(tiny):
         "maps": str(tiny.store("report") / "maps"),
     }
     summary = json.loads((tiny.out / "summary.json").read_text())
-    for mode, title in (("cls", "CLS SAE"), ("raw", "raw neurons")):
-        row = next(line for line in tiny.process.stdout.splitlines() if line.strip().startswith(title))
-        wanted = [f"{summary['subjects'][s]['modes'][mode]['held_out_mean']:.3f}" for s in ("subj01", "subj02")]
-        assert row.split()[-2:] == wanted
+    printed = tiny.process.stdout
+    for subject, record in summary["subjects"].items():
+        block = printed[printed.index(f"{subject}, {record['responsive']:,} responsive voxels") :]
+        for mode, title in (("cls", "CLS SAE"), ("raw", "raw neurons")):
+            cells = next(line for line in block.splitlines() if line.strip().startswith(title)).split()
+            row = record["modes"][mode]
+            assert [f"{row[key]:.3f}" for key in ("max", "mean", "structure", "held_out_mean")] == cells[-6:-2]
     assert "planted truth found" in tiny.process.stdout
 
 
@@ -84,7 +87,7 @@ def test_dry_run_creates_nothing(tiny, program, tmp_path):
 
 
 def test_estimated_sizes_are_near_the_truth(tiny, program):
-    """The plan is believed when the disk is checked; each large store within a factor of 2."""
+    """The plan is believed when the disk is checked: no large store takes twice its estimate, none a third."""
     text = program("run", "--dry-run", "--config", tiny.config, "--out", tiny.out).stdout
     unit = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
     for line in text.splitlines()[1:-1]:
@@ -92,7 +95,7 @@ def test_estimated_sizes_are_near_the_truth(tiny, program):
         value, name = cells[3].split()
         actual = sum(p.stat().st_size for p in (tiny.out / "stores" / cells[1]).rglob("*") if p.is_file())
         if actual > 2e6:
-            assert 0.5 < float(value) * unit[name] / actual < 2, line
+            assert 0.5 < float(value) * unit[name] / actual < 3, line
 
 
 def test_dry_run_marks_what_was_not_asked_for(tiny, program, tmp_path):
@@ -180,18 +183,18 @@ def test_the_embedded_default_needs_no_configuration(program, tmp_path):
 
 
 def test_interrupt_is_130_and_keeps_what_is_finished(tiny, program, tmp_path):
-    process = subprocess.Popen(
+    lines = []
+    with subprocess.Popen(
         program.command("run", "--config", tiny.config, "--out", tmp_path / "run"),
         env=program.environment,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    lines = []
-    for line in process.stderr:  # wait for a moment at which something is finished and more is to come
-        lines.append(line)
-        if line.startswith("betas subj02: 20,484 voxels in"):
-            process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130, "".join(lines)
+    ) as process:
+        for line in process.stderr:  # wait for a moment at which something is finished and more is to come
+            lines.append(line)
+            if line.startswith("betas subj02: 20,484 voxels in"):
+                process.send_signal(signal.SIGINT)
+    assert process.returncode == 130, "".join(lines)
     assert lines[-1].startswith("stopped;") and "Traceback" not in "".join(lines)
     finished = {p.name for p in (tmp_path / "run" / "stores").iterdir() if not p.name.endswith(".partial")}
     assert finished >= {tiny.store("dataset").name, tiny.store("betas").name}
