@@ -28,7 +28,9 @@ _STAGES = {
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="sbm-jax")
-@click.option("--cpu-devices", type=click.IntRange(1), help="Run on the CPU as this many devices (default: one per core, at most 4).")
+@click.option(
+    "--cpu-devices", type=click.IntRange(1), help="Run on the CPU as so many devices (default: one per core, up to 4)."
+)
 @click.pass_context
 def cli(context: click.Context, cpu_devices: int | None) -> None:
     """Align sparse autoencoder units of vision transformers with fMRI voxels.
