@@ -26,7 +26,7 @@ lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff format --check .
 
 types: $(VENV)/installed-test
-	$(VENV)/bin/pyright
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .jax_cache

@@ -40,7 +40,7 @@ def subject_maps(ctx: Context, subject: Subject) -> list[MapLayer]:
     alive = responsive(betas, ctx.config.align.min_ncsnr)
     held_out, in_sample = align.read(f"{mode}/held_out")[:, 0], align.read(f"{mode}/voxel_values")[:, 0]
     top = max(0.1, float(np.nanpercentile(in_sample, 99.8)))
-    depth = len(ctx.facts.hooks) - 1
+    depth = max(1, len(ctx.facts.hooks) - 1)  # a scale needs two ends even when there is one layer
 
     def here(values: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         return on_surface(subject, np.where(mask, values, np.nan) if mask is not None else values)

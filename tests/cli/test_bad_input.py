@@ -421,7 +421,7 @@ def _limit(size: int):
 
 @pytest.mark.parametrize(
     ("size", "stage"),
-    [(1_000_000, "dataset"), (3_000_000, "betas"), (400_000, "extract"), (500_000, "train"), (60_000, "encode"),
+    [(1_000_000, "dataset"), (600_000, "betas"), (400_000, "extract"), (500_000, "train"), (60_000, "encode"),
      (100_000, "align"), (2_000, "rsa"), (1_000_000, "report"), (60_000, "report")],
 )  # fmt: skip
 def test_full_disk(tiny, program, tmp_path, size, stage):
