@@ -64,7 +64,12 @@ def test_second_run_finds_every_store(tiny, program):
 
 @pytest.mark.parametrize("words", [("run",), ("run", "--dry-run"), ("align",), ("report",)])
 def test_found_stores_need_no_jax(tiny, program, words):
-    command = [sys.executable, "-X", "importtime", *program.command(*words, "--config", tiny.config, "--out", tiny.out)[1:]]
+    command = [
+        sys.executable,
+        "-X",
+        "importtime",
+        *program.command(*words, "--config", tiny.config, "--out", tiny.out)[1:],
+    ]
     done = subprocess.run(command, env=program.environment, capture_output=True, text=True, timeout=60, check=True)
     imported = set(re.findall(r"\|\s+(\w+)\s*$", done.stderr, re.MULTILINE))
     assert "numpy" in imported
@@ -130,7 +135,9 @@ def test_overrides_rename_what_follows_and_nothing_else(tiny, program):
 
 def test_stages_one_by_one_end_like_a_run(tiny, program, make_config, tmp_path):
     """Each stage as its own command after `data demo`; the stores are those of a run, byte for byte where it matters."""
-    config = make_config(tmp_path / "small.yaml", encode={"modes": ["raw", "cls"]}, roi={"modes": ["cls"]}, report={"mode": "raw"})
+    config = make_config(
+        tmp_path / "small.yaml", encode={"modes": ["raw", "cls"]}, roi={"modes": ["cls"]}, report={"mode": "raw"}
+    )
     common = ("--config", config, "--out", tmp_path / "run")
     done = program("data", "demo", *common)
     assert Path(done.stdout.strip()) == next((tmp_path / "run" / "stores").glob("dataset-*")) / "data"
@@ -168,7 +175,9 @@ def test_help_is_quick_and_every_command_has_it(program):
         text = program(*words, "--help").stdout
         assert text.startswith(f"Usage: sbm-jax {' '.join(words)} ")
         options = re.findall(r"^  (?:-\w, )?(--[\w-]+)", text, re.MULTILINE)
-        assert "--help" in options and (words == ("demo", "zero-shot") or {"--config", "--set", "--out"} <= set(options))
+        assert "--help" in options and (
+            words == ("demo", "zero-shot") or {"--config", "--set", "--out"} <= set(options)
+        )
 
 
 def test_version(program):

@@ -38,7 +38,9 @@ def _keys(s: np.ndarray) -> np.ndarray:
 
 def test_voxel_lists(stores, mode, subject, similarities):
     in_sample, held_out = (s.reshape(-1, s.shape[2]) for s in similarities)
-    values, units, scores = (stores.array("align", f"{mode}/{key}", subject) for key in ("voxel_values", "voxel_units", "held_out"))
+    values, units, scores = (
+        stores.array("align", f"{mode}/{key}", subject) for key in ("voxel_values", "voxel_units", "held_out")
+    )
     every = np.arange(values.shape[0])[:, None]
     keys = _keys(in_sample)
     best = -np.sort(-keys, axis=0)[:3].T
@@ -57,7 +59,9 @@ def test_voxel_lists(stores, mode, subject, similarities):
 def test_layers(stores, mode, subject, similarities):
     in_sample, held_out = similarities
     layers, per_layer, n_voxels = in_sample.shape
-    values, units, scores = (stores.array("align", f"{mode}/layer_{key}", subject) for key in ("values", "units", "held_out"))
+    values, units, scores = (
+        stores.array("align", f"{mode}/layer_{key}", subject) for key in ("values", "units", "held_out")
+    )
     assert values.shape == (layers, n_voxels)
     np.testing.assert_allclose(values, _keys(in_sample).max(axis=1), atol=TOLERANCE)
     for layer in range(layers):
@@ -82,7 +86,9 @@ def test_shuffled_control(stores, mode, subject, correlation):
     """The same search with images permuted: one order for all voxels and layers, from (seed, image counts)."""
     codes, brain = stores.codes(mode), stores.brain(subject)
     alive = brain.responsive
-    values, units, scores = (stores.array("align", f"{mode}/shuffled_{key}", subject) for key in ("values", "units", "held_out"))
+    values, units, scores = (
+        stores.array("align", f"{mode}/shuffled_{key}", subject) for key in ("values", "units", "held_out")
+    )
     assert values.shape[0] == 2
     assert (units[:, ~alive] == -1).all() and np.isnan(values[:, ~alive]).all() and np.isnan(scores[:, ~alive]).all()
     (select, y_select), (held_out, y_held_out) = brain.part("select"), brain.part("held_out")

@@ -32,7 +32,9 @@ def _token_codes(stores, kind: str, hook: str) -> tuple[np.ndarray, np.ndarray]:
     """Codes [n, t, u] in float64 and, per image, the least gap between the last kept and the first dropped unit."""
     members = [(m["kind"], m["hook"]) for m in stores.document("saes", "metrics.json")["members"]]
     a = members.index((kind, hook))
-    mean, scale, w_enc, b_enc = (stores.array("saes", name)[a].astype(np.float64) for name in ("mean", "scale", "w_enc", "b_enc"))
+    mean, scale, w_enc, b_enc = (
+        stores.array("saes", name)[a].astype(np.float64) for name in ("mean", "scale", "w_enc", "b_enc")
+    )
     x = stores.array("activations", f"{hook}/{kind}").astype(np.float64)
     x = x[:, None] if kind == "cls" else x
     before = scale * (x - mean) @ w_enc + b_enc

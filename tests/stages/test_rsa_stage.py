@@ -51,7 +51,9 @@ def test_image_rsa(stores, brains):
             for mode in MODES:
                 expected = [_spearman(model, brain) for model in models[mode]]
                 # Pairs without a common unit are exact ties, which float32 may break.
-                np.testing.assert_allclose(record[mode], expected, atol=2e-3 if mode == "cls" else 1e-4, err_msg=f"{roi} {subject} {mode}")
+                np.testing.assert_allclose(
+                    record[mode], expected, atol=2e-3 if mode == "cls" else 1e-4, err_msg=f"{roi} {subject} {mode}"
+                )
 
 
 def test_noise_ceiling(stores, brains):

@@ -122,7 +122,9 @@ def test_keys_of_the_summary(summary):
 def test_row_of_the_main_table(stores, summary, mode, subject):
     brain, row = stores.brain(subject), summary["subjects"][subject]["modes"][mode]
     alive = brain.responsive
-    values, held_out = (stores.array("align", f"{mode}/{key}", subject)[alive, 0] for key in ("voxel_values", "held_out"))
+    values, held_out = (
+        stores.array("align", f"{mode}/{key}", subject)[alive, 0] for key in ("voxel_values", "held_out")
+    )
     assert summary["subjects"][subject]["responsive"] == alive.sum()
     assert row["max"] == pytest.approx(values.max())
     assert row["mean"] == pytest.approx(values.mean(dtype=np.float64), rel=1e-6)
@@ -163,4 +165,3 @@ def test_maps_open_in_nibabel(tiny, stores):
         shown = np.isfinite(array.data) & np.isfinite(expected) & (array.data != 0)
         np.testing.assert_allclose(array.data[shown], expected[shown], atol=1e-6)
         assert shown.mean() > 0.2
-
