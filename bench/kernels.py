@@ -14,6 +14,7 @@ from common import copy_rate, gemm_rate, interleaved, median, save
 from sbm_jax.kernels import SparseCodes, cosine_topk, prepare_responses
 from sbm_jax.kernels.cosine_topk.cases import CASES
 from sbm_jax.kernels.cosine_topk.paired import unit_rows
+from sbm_jax.kernels.rdm_compare.api import IMPLEMENTATIONS as compare
 from sbm_jax.kernels.select import top_k
 
 
@@ -68,10 +69,24 @@ def select_row(rows: int, u: int, k: int) -> dict[str, Any]:
     }
 
 
+def spearman_row(pairs: int) -> dict[str, Any]:
+    """Spearman of two RDM vectors: ranks by XLA against ranks on the host."""
+    a, b = np.random.default_rng(0).random((2, pairs))
+    calls = {name: (lambda name=name: compare[name](a, b, "spearman")) for name in compare}
+    taken = interleaved(calls, 3)
+    return {
+        "case": f"spearman of {pairs} pairs",
+        "seconds": {key: median(value) for key, value in taken.items()},
+        "ratio_host_to_xla": median(taken["xla"]) / median(taken["reference"]),
+        "samples": taken,
+    }
+
+
 def main() -> None:
     ceiling = gemm_rate()
     rows = [align_row(name, ceiling) for name in ("demo", "sparse NSD layer")]
     rows += [select_row(4096, 4096, 5), select_row(4096, 4096, 1), select_row(1024, 24576, 32)]
+    rows.append(spearman_row(499_500))
     save("kernels", {"gemm_flops_per_second": ceiling, "copy_bytes_per_second": copy_rate(), "rows": rows})
 
 

@@ -105,7 +105,7 @@ class RsaConfig(Section):
 
     metric: Literal["correlation", "euclidean", "cosine"] = "correlation"
     method: Literal["corr", "spearman", "tau-a", "rho-a", "cosine"] = "spearman"
-    structure_voxels: int = Field(default=1500, ge=3, description="voxels in the voxel-structure score, drawn by seed")
+    structure_voxels: int = Field(default=1000, ge=3, description="voxels in the voxel-structure score, drawn by seed")
     seed: int = 0
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from sbm_jax.kernels.dispatch import dispatch
 from sbm_jax.kernels.rdm_compare import reference
 
+_RANKED = ("spearman", "rho-a")
 METHODS = ("corr", "spearman", "tau-a", "rho-a", "cosine")
 
 
@@ -47,7 +48,16 @@ def rdm_compare(a: np.ndarray, b: np.ndarray, method: str = "spearman", *, imple
         va, vb = va[~missing_a], vb[~missing_b]
     if len(va) < 2:
         raise ValueError(f"rdm_compare: {len(va)} usable pairs, at least 2 are needed")
+    if implementation is None and method in _RANKED and _on_cpu():
+        implementation = "reference"
     return dispatch("rdm_compare", IMPLEMENTATIONS, implementation, va, vb, method)
+
+
+def _on_cpu() -> bool:
+    """XLA sorts on one CPU thread, five times slower than NumPy (bench/kernels.py); ranks are then made on the host."""
+    import jax
+
+    return jax.default_backend() == "cpu"
 
 
 def _condensed(rdm: np.ndarray, name: str) -> np.ndarray:

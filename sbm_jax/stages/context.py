@@ -93,6 +93,7 @@ class Context:
     out: Path
     facts: Facts = field(init=False)
     specs: Specs = field(init=False)
+    _opened: dict[str, Store] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.facts = gather_facts(self.config, self.stores)

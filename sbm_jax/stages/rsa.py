@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def _image_rsa(ctx: Context) -> dict[str, Any]:
             units = n_units(codes, saes, mode, hooks[0])
             for hook in hooks:
                 features = dense_codes(read_codes(codes, mode, hook, common, units))
-                model[mode, hook] = upper_triangle(rdm(features, config.metric))
+                model[mode, hook] = _ready(rdm(features, config.metric), config.method)
                 task.advance()
     out: dict[str, Any] = {}
     for roi, by_subject in rois.items():
@@ -57,7 +58,8 @@ def _image_rsa(ctx: Context) -> dict[str, Any]:
         if len(by_subject) > 1:
             lower, upper = noise_ceiling(np.stack(list(by_subject.values())), config.method)
             record["ceiling"] = {"lower": lower, "upper": upper}
-        for name, brain in by_subject.items():
+        for name, vector in by_subject.items():
+            brain = _ready(vector, config.method)
             record["subjects"][name] = {
                 mode: [_compare(model[mode, hook], brain, config.method) for hook in hooks] for mode in modes
             }
@@ -65,13 +67,31 @@ def _image_rsa(ctx: Context) -> dict[str, Any]:
     return {"n_images": len(common), "rois": out, "too_small": too_small}
 
 
-def _compare(model: np.ndarray, brain: np.ndarray, method: str) -> float:
+@dataclass(frozen=True)
+class _Vector:
+    """A condensed RDM, and its ranks where the method wants ranks and no pair is missing: ranked once, compared often."""
+
+    values: np.ndarray
+    ranks: np.ndarray | None
+
+
+def _ready(dissimilarities: np.ndarray, method: str) -> _Vector:
+    from scipy.stats import rankdata
+
+    values = dissimilarities if dissimilarities.ndim == 1 else upper_triangle(dissimilarities)
+    whole = method == "spearman" and bool(np.isfinite(values).all())
+    return _Vector(values, rankdata(values) if whole else None)
+
+
+def _compare(model: _Vector, brain: _Vector, method: str) -> float:
     """Comparison over the pairs that both have: an image on which no unit fires has no correlation distance."""
-    both = np.isfinite(model) & np.isfinite(brain)
+    if model.ranks is not None and brain.ranks is not None:
+        return rdm_compare(model.ranks, brain.ranks, "corr")  # which is what spearman is
+    both = np.isfinite(model.values) & np.isfinite(brain.values)
     if both.sum() < 2:
         return float("nan")
     # Dropping pairs leaves no condensed matrix, so both vectors carry NaN at the same places.
-    return rdm_compare(np.where(both, model, np.nan), np.where(both, brain, np.nan), method)
+    return rdm_compare(np.where(both, model.values, np.nan), np.where(both, brain.values, np.nan), method)
 
 
 def _roi_rdms(
@@ -113,7 +133,8 @@ def _structure(ctx: Context) -> dict[str, Any]:
         voxels = np.sort(rng.permutation(voxels)[: config.structure_voxels])
         y = read_betas(betas, voxels)
         parts = {"in_sample": images.select_rows, "held_out": images.held_out_rows}
-        brain = {"in_sample": y[~images.shared], "held_out": y[images.shared]}
+        seen = {"in_sample": ~images.shared, "held_out": images.shared}
+        brain = {part: _ready(rdm(y[mask].T, "correlation"), "spearman") for part, mask in seen.items()}
         record: dict[str, Any] = {"n_voxels": len(voxels)}
         for mode in index["modes"]:
             chosen = {
@@ -130,7 +151,7 @@ def _structure(ctx: Context) -> dict[str, Any]:
 
 
 def _structure_score(
-    ctx: Context, index: dict[str, Any], mode: str, units_v: np.ndarray, rows: np.ndarray, y_nv: np.ndarray
+    ctx: Context, index: dict[str, Any], mode: str, units_v: np.ndarray, rows: np.ndarray, brain: _Vector
 ) -> float:
     codes = ctx.open(ctx.specs.codes)
     per_layer = index["units_per_layer"][mode]
@@ -140,8 +161,5 @@ def _structure_score(
         if len(mine):
             dense = dense_codes(read_codes(codes, mode, hook, rows, per_layer))
             assigned[mine] = dense[:, units_v[mine] % per_layer].T
-    # A unit that is silent on these images has no correlations; its voxels are left out.
-    real = np.ptp(assigned, axis=1) > 0
-    if real.sum() < 3:
-        return float("nan")
-    return rdm_compare(rdm(assigned[real], "correlation"), rdm(y_nv.T[real], "correlation"), "spearman")
+    # A unit that is silent on these images has no correlations; its voxels' pairs are NaN and left out.
+    return _compare(_ready(rdm(assigned, "correlation"), "spearman"), brain, "spearman")

@@ -11,11 +11,13 @@ import pytest
 import zarr
 
 DEVICES = (1, 8)
+MODES = ("cls", "patch_mean", "patch_max", "raw", "random")
+ARRAYS = ("voxel_values", "voxel_units", "held_out", "layer_values")
 
 
 @pytest.fixture(scope="module")
 def runs(tiny, program, tmp_path_factory) -> dict[int, tuple[Path, str]]:
-    """Folder and log of the tiny run on each number of devices; the second starts with the first one's demo data."""
+    """Folder and log of the tiny run on each number of devices."""
     out = {}
     for count in DEVICES:
         folder = tmp_path_factory.mktemp(f"devices{count}") / "run"
@@ -24,8 +26,8 @@ def runs(tiny, program, tmp_path_factory) -> dict[int, tuple[Path, str]]:
     return out
 
 
-def _array(run: Path, kind: str, name: str) -> np.ndarray:
-    folder = next(iter(sorted(run.glob(f"stores/{kind}-*"))))
+def _array(run: Path, kind: str, name: str, number: int = 0) -> np.ndarray:
+    folder = sorted(run.glob(f"stores/{kind}-*"))[number]
     return np.asarray(zarr.open_array(folder / name, mode="r")[...])
 
 
@@ -61,49 +63,63 @@ def test_activations_and_betas(runs):
     for hook in ("block01.resid", "block05.resid"):
         for kind in ("cls", "patch"):
             a, b = (_array(out, "activations", f"{hook}/{kind}").astype(np.float32) for out in (one, eight))
-            print("ACTS", hook, kind, np.abs(a - b).max() / np.abs(a).max(), (a != b).mean())
             np.testing.assert_allclose(a, b, atol=1e-3 * np.abs(a).max())
 
 
 @pytest.mark.slow
 def test_autoencoders(runs):
+    """Float32 sums over halves of a batch; measured: 1.5e-6 of the largest weight after twelve steps."""
     one, eight = (runs[count][0] for count in DEVICES)
     for name in ("w_enc", "w_dec", "b_enc", "b_dec", "mean", "scale"):
         a, b = (_array(out, "saes", name) for out in (one, eight))
-        print("SAE", name, np.abs(a - b).max() / np.abs(a).max())
-        np.testing.assert_allclose(a, b, atol=1e-3 * np.abs(a).max(), err_msg=name)
-    a, b = (_array(out, "saes", "losses") for out in (one, eight))
-    print("SAE losses", np.abs(a - b).max())
-    np.testing.assert_allclose(a, b, rtol=1e-3)
+        np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(a).max(), err_msg=name)
+    np.testing.assert_allclose(*(_array(out, "saes", "losses") for out in (one, eight)), rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("number", [0, 1])
+def test_alignment(runs, mode, number):
+    """Similarities agree to float32; another unit is chosen only where two are tied, and equal choices score equally.
+
+    Ties are common here: a CLS unit that fires on one selection image alone has the same similarities as any other such.
+    """
+    one, eight = ({key: _array(runs[n][0], "align", f"{mode}/{key}", number) for key in ARRAYS} for n in DEVICES)
+    np.testing.assert_allclose(one["voxel_values"], eight["voxel_values"], atol=1e-5)
+    np.testing.assert_allclose(one["layer_values"], eight["layer_values"], atol=1e-5)
+    same = one["voxel_units"] == eight["voxel_units"]
+    np.testing.assert_allclose(one["held_out"][same], eight["held_out"][same], atol=1e-5)
+    values = one["voxel_values"]
+    gap = np.minimum(np.abs(np.diff(values, prepend=9)), np.abs(np.diff(values, append=-9)))  # to the neighbours listed
+    last = np.arange(values.shape[1]) == values.shape[1] - 1  # the next one after the list is not known
+    assert (same | (gap < 1e-5) | last).all()
+    assert same[:, 0].mean() > (0.5 if mode == "cls" else 0.9)
 
 
 @pytest.mark.slow
 def test_summary(runs):
-    """Every number of summary.json. Counts of voxels are equal; a mean similarity moves by what rounding can move it.
+    """Every number of summary.json, by what ties can do to it.
 
-    A unit that fires on one image more or less changes its own similarities by as much as 1 / sqrt(n), so shares and
-    maxima over few voxels are allowed more than means over thousands of voxels.
+    What does not depend on which of two tied units was taken agrees to float32. The rest moves with the ties: by less
+    than 0.003 in means over all responsive voxels, by up to 0.07 (measured) in shares over a small region.
     """
     one, eight = (_numbers(json.loads((runs[count][0] / "summary.json").read_text())) for count in DEVICES)
     assert one.keys() == eight.keys()
-    worst: dict[str, tuple[float, str]] = {}
     for path, a in one.items():
-        b = eight[path]
-        if isinstance(a, float) and isinstance(b, float):
-            group = path.split("/")[1] + ("/" + path.rsplit("/", 1)[1] if not path.rsplit("/", 1)[1].isdigit() else "")
-            worst[group] = max(worst.get(group, (0.0, "")), (abs(a - b), path))
-        elif isinstance(a, int) and "alignment" in path:
-            worst["counts"] = max(worst.get("counts", (0.0, "")), (float(abs(a - b)), path))
+        if not isinstance(a, float):
+            assert eight[path] == a, path
+            continue
+        last = path.rsplit("/", 1)[1]
+        untied = any(f"/{mode}/" in path for mode in ("raw", "random")) or path.startswith(
+            ("/saes", "/rsa", "/dataset")
+        )
+        if untied or last in ("max", "mean", "shuffled_mean", "median_ncsnr", "median_ceiling"):
+            tolerance = 1e-5
+        elif last in ("held_out_mean", "held_out_median", "shuffled_held_out_mean") or "/layer_held_out/" in path:
+            tolerance = 3e-3
         else:
-            assert a == b, path
-    for group, (difference, path) in sorted(worst.items()):
-        print(f"WORST {group}: {difference:.2g} at {path}")
-    for path, a in one.items():
-        if path.endswith(("/held_out_mean", "/mean", "/held_out_median")) and path.startswith("/subjects"):
-            tolerance = 3e-3 if any(f"/{mode}/" in path for mode in ("cls", "patch_mean", "patch_max")) else 1e-4
-            assert eight[path] == pytest.approx(a, abs=tolerance), path
-        if path.startswith("/saes") and path.endswith("explained_variance"):
-            assert eight[path] == pytest.approx(a, abs=1e-3), path
+            tolerance = 0.1
+        assert eight[path] == pytest.approx(a, abs=tolerance), path
 
 
 def test_alignment_is_spread(rng):
