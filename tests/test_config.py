@@ -226,7 +226,9 @@ def test_text_that_is_not_yaml(tmp_path, text):
     assert "run.yaml is not valid YAML" in message(written(tmp_path, text))
 
 
-@pytest.mark.parametrize(("text", "found"), [("", "NoneType"), ("- 1\n- 2", "list"), ("just words", "str"), ("3", "int")])
+@pytest.mark.parametrize(
+    ("text", "found"), [("", "NoneType"), ("- 1\n- 2", "list"), ("just words", "str"), ("3", "int")]
+)
 def test_yaml_that_has_no_sections(tmp_path, text, found):
     message_ = message(written(tmp_path, text))
     assert "expected sections" in message_ and f"found {found}" in message_

@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[1]
 def commands(group: click.Group, prefix: str = "sbm-jax") -> dict[str, click.Command]:
     found: dict[str, click.Command] = {}
     for name, command in group.commands.items():
-        found |= commands(command, f"{prefix} {name}") if isinstance(command, click.Group) else {f"{prefix} {name}": command}
+        found |= (
+            commands(command, f"{prefix} {name}") if isinstance(command, click.Group) else {f"{prefix} {name}": command}
+        )
     return found
 
 

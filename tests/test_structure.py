@@ -248,11 +248,9 @@ def test_data_files_are_matched_by_package_data():
 
 def test_every_import_is_a_declared_dependency():
     project = pyproject()["project"]
-    declared = {re.split(r"[<>=\[; ]", d)[0].lower() for d in project["dependencies"]}
+    declared = {re.split(r"[<>=\[; ]", d)[0].lower().replace("_", "-") for d in project["dependencies"]}
     names = {"PIL": "pillow", "yaml": "pyyaml", "orbax": "orbax-checkpoint"}
-    used = {
-        target.split(".")[0]: path.relative_to(ROOT) for path in MODULES.values() for _, target in imports(path)
-    }
+    used = {target.split(".")[0]: path.relative_to(ROOT) for path in MODULES.values() for _, target in imports(path)}
     ours = {"sbm_jax", "__future__"}
     wrong = {
         f"{name} (in {path})"

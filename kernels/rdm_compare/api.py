@@ -46,6 +46,9 @@ def rdm_compare(a: np.ndarray, b: np.ndarray, method: str = "spearman", *, imple
         )
     if missing_a.any():
         va, vb = va[~missing_a], vb[~missing_b]
+    for name, vector in (("a", va), ("b", vb)):
+        if not np.isfinite(vector).all():
+            raise ValueError(f"rdm_compare: {name} holds {int(np.isinf(vector).sum())} infinite dissimilarities")
     if len(va) < 2:
         raise ValueError(f"rdm_compare: {len(va)} usable pairs, at least 2 are needed")
     if implementation is None and method in _RANKED and _on_cpu():

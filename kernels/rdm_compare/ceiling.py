@@ -28,6 +28,8 @@ def noise_ceiling(rdms_sn: np.ndarray, method: str) -> tuple[float, float]:
     n = len(rdms_sn)
     if n < 2:
         raise ValueError(f"noise_ceiling: {n} subjects, at least 2 are needed")
+    if not np.isfinite(rdms_sn).all():
+        raise ValueError("noise_ceiling: RDMs hold NaN or infinity; leave out the same pairs in all subjects first")
     everyone = pool(rdms_sn, method)
     lower = [
         reference.compare(pool(np.delete(rdms_sn, s, axis=0), method), np.asarray(rdms_sn[s], np.float64), method)

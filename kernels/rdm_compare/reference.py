@@ -26,6 +26,8 @@ def compare(a: np.ndarray, b: np.ndarray, method: str) -> float:
             return float(12 * np.dot(ra - middle, rb - middle) / (float(n) ** 3 - n))
         a, b = ra, rb
     if method != "cosine":
+        if np.ptp(a) == 0 or np.ptp(b) == 0:  # a constant minus its mean may leave rounding noise
+            return 0.0
         a, b = a - a.mean(), b - b.mean()
     scale = np.sqrt(np.dot(a, a) * np.dot(b, b))
     return float(np.dot(a, b) / scale) if scale > 0 else 0.0

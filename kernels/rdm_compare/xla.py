@@ -30,7 +30,7 @@ def _compare(a: jax.Array, b: jax.Array, method: str) -> jax.Array:
     if method in ("spearman", "rho-a"):
         a, b = _centred_ranks(a) / n, _centred_ranks(b) / n
     elif method == "corr":
-        a, b = a - _sum(a) / n, b - _sum(b) / n
+        a, b = _centred(a), _centred(b)
     # Dissimilarities may be tiny or huge; the ratio is the same after scaling by the largest.
     a, b = (a, b) if method == "rho-a" else (a / _largest(a), b / _largest(b))
     product = _sum(a * b)
@@ -38,6 +38,11 @@ def _compare(a: jax.Array, b: jax.Array, method: str) -> jax.Array:
         return 3 * product / (n - 1 / n)  # 12 / 4: both ranks are doubled
     scale = jnp.sqrt(_sum(a * a)) * jnp.sqrt(_sum(b * b))
     return jnp.where(scale > 0, product / jnp.where(scale > 0, scale, 1.0), 0.0)
+
+
+def _centred(x: jax.Array) -> jax.Array:
+    """x minus its mean; exactly 0 for a constant, which rounding of the mean would leave as noise."""
+    return jnp.where(jnp.max(x) == jnp.min(x), 0.0, x - _sum(x) / x.shape[0])
 
 
 def _largest(x: jax.Array) -> jax.Array:

@@ -4,12 +4,14 @@ behind them.
 
 import csv
 import json
+import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -191,9 +193,23 @@ def _render(plan: Plan, root: Path, workers: int) -> Iterable[_Picture]:
             yield from draw(task)
         return
     # spawned, since forking a process that runs JAX's threads can hang
-    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        min(workers, len(tasks)), mp_context=get_context("spawn"), initializer=_end_with_parent
+    ) as pool:
         for pictures in pool.map(draw, tasks):
             yield from pictures
+
+
+def _end_with_parent() -> None:
+    """Make this process end when the one that started it is killed; a pool's workers would wait for ever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _render_some(seed: int, size: int, root: Path, numbers: range) -> list[_Picture]:

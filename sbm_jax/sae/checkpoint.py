@@ -14,7 +14,7 @@ from sbm_jax.errors import UserError
 from sbm_jax.sae.step import TrainState, state_specs
 from sbm_jax.store.arrays import guarded
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every save at INFO and its own defaults as warnings
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs every save, and with a traceback what it then raises
 
 
 class Checkpoints:

@@ -102,31 +102,38 @@ def _reconstruct(params: Params, values: jax.Array, units: jax.Array) -> jax.Arr
 
 
 def loss_terms(
-    params: Params, x: jax.Array, dead: jax.Array, k: int, aux_k: int
+    params: Params,
+    x: jax.Array,
+    dead: jax.Array,
+    k: int,
+    aux_k: int,
+    over_data: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """Per autoencoder: mean squared error, the auxiliary loss, and how often each unit fired.
 
     MSE = mean over tokens and dimensions of (x - x^)^2 (inputs have unit mean square, so this is 1 - EV nearly).
     Auxiliary loss (Gao et al. 2024, A.2): the residual e = stop_gradient(x - x^) is reconstructed from the `aux_k`
-    strongest dead units without bias, on the first quarter of the tokens; |e - e^|^2 / |e|^2; 0 where no unit is dead.
+    strongest dead units without bias, on every fourth token; |e - e^|^2 / |e|^2; 0 where no unit is dead.
     """
     values, units = encode(params, x, k)
     residual = x - _reconstruct(params, values, units)
     mse = jnp.mean(residual**2, axis=(1, 2))
-    part = -(-x.shape[1] // _AUX_SHARE)
+    # Every fourth token, not the first quarter: the same tokens however the batch is split over devices.
+    part = slice(None, None, _AUX_SHARE)
+    scale = over_data(jnp.mean(jax.lax.stop_gradient(residual[:, part]) ** 2, axis=(1, 2))) + 1e-12
 
     def auxiliary() -> jax.Array:
-        target = jax.lax.stop_gradient(residual[:, :part])
+        target = jax.lax.stop_gradient(residual[:, part])
 
-        def one(p: Params, x_bd: jax.Array, e_bd: jax.Array, dead_u: jax.Array) -> jax.Array:
+        def one(p: Params, x_bd: jax.Array, e_bd: jax.Array, dead_u: jax.Array, scale: jax.Array) -> jax.Array:
             pre = jnp.einsum("bd,du->bu", x_bd, p.w_enc, precision=_PRECISION) + p.b_enc[None]
             v, i = jax.lax.top_k(jnp.where(dead_u[None], pre, -jnp.inf), aux_k)
             v = jnp.where(jnp.isfinite(v), jax.nn.relu(v), 0.0)
             e_hat = jnp.einsum("bu,ud->bd", _dense(v, i, dead_u.shape[0]), p.w_dec, precision=_PRECISION)
-            error = jnp.mean((e_bd - e_hat) ** 2) / (jnp.mean(e_bd**2) + 1e-12)
+            error = jnp.mean((e_bd - e_hat) ** 2) / scale
             return jnp.where(dead_u.any(), error, 0.0)
 
-        return jax.vmap(one)(params, x[:, :part], target, dead)
+        return jax.vmap(one)(params, x[:, part], target, dead, scale)
 
     aux = jax.lax.cond(dead.any(), auxiliary, lambda: jnp.zeros_like(mse))
     fired = jax.vmap(lambda v, i: jnp.zeros(dead.shape[1], jnp.int32).at[i].add((v > 0).astype(jnp.int32)))(
@@ -146,7 +153,7 @@ def make_step(
         dead = state.silent >= config.dead_tokens
 
         def objective(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            aux, (mse, fired) = loss_terms(params, x, dead, config.k, aux_k)
+            aux, (mse, fired) = loss_terms(params, x, dead, config.k, aux_k, lambda v: jax.lax.pmean(v, DATA))
             # A sum over autoencoders: their gradients do not meet.
             return jnp.sum(mse + config.aux_weight * aux), (mse, fired)
 

@@ -134,9 +134,10 @@ def _loop(
         for index, batch in enumerate(batches(streams, start, config.steps), start=start):
             state, mse = step(state, jax.device_put(batch, sharding))
             done = index + 1
-            if done % log_every == 0 or done == config.steps:
+            saving = done % config.checkpoint_every == 0 or done == config.steps
+            if saving or done % log_every == 0:
                 _check_finite(np.asarray(mse), done - log_every, done, manager, folder)
-            if done % config.checkpoint_every == 0 or done == config.steps:
+            if saving:
                 manager.save(state, done)
             task.advance()
     return state

@@ -72,7 +72,7 @@ def subject_maps(ctx: Context, subject: Subject) -> list[MapLayer]:
         MapLayer(
             "best_layer",
             "Layer of the best unit",
-            "block",
+            "layer",
             "sequential",
             here(best_layer, alive),
             0,
@@ -83,7 +83,7 @@ def subject_maps(ctx: Context, subject: Subject) -> list[MapLayer]:
         MapLayer(
             "depth",
             "Depth (centre of mass of the layer profile)",
-            "block",
+            "layer",
             "sequential",
             here(layers.read(f"{mode}/{subject.name}/depth"), alive),
             0,

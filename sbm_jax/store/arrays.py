@@ -13,6 +13,7 @@ from sbm_jax.errors import StoreError, UserError
 
 CHUNK_BYTES = 1 << 19  # half a MiB: one seek's worth on spinning and network disks, small enough for random reads
 _CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
+_CORRUPT = ("checksum", "DATA_LOSS", "CRC", "ZSTD", "decompress", "shard index", "Digest")
 _FULL_DISK = ("No space left", "RESOURCE_EXHAUSTED", "File too large", "Disk quota")
 
 
@@ -85,9 +86,10 @@ def open_array(path: Path) -> ts.TensorStore:
 
 def write_group(path: Path, attributes: dict[str, Any]) -> None:
     """Zarr v3 group metadata, so that zarr-python can open the folder as a group."""
-    path.mkdir(parents=True, exist_ok=True)
     body = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-    (path / "zarr.json").write_text(json.dumps(body, indent=1, sort_keys=True))
+    with guarded(f"writing {path}"):
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "zarr.json").write_text(json.dumps(body, indent=1, sort_keys=True))
 
 
 class guarded:
@@ -109,7 +111,7 @@ class guarded:
             ) from None
         if isinstance(error, PermissionError) or "PERMISSION_DENIED" in text or "Read-only file system" in text:
             raise UserError(f"{self.doing}: no permission to write there. Choose another folder with --out.") from None
-        if isinstance(error, ValueError) and ("checksum" in text or "DATA_LOSS" in text or "CRC" in text):
+        if isinstance(error, ValueError) and any(mark in text for mark in _CORRUPT):
             raise StoreError(
                 f"{self.doing}: the data on disk are corrupt ({_first_line(text)}). Delete that store's folder and rerun; "
                 "only it and what was made from it are computed again."

@@ -61,9 +61,9 @@ class StoreWriter:
 
     def _read_cursor(self) -> int:
         try:
-            return int(json.loads((self.path / "cursor.json").read_text())["done"])
-        except FileNotFoundError:
-            return 0
+            return max(0, int(json.loads((self.path / "cursor.json").read_text())["done"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0  # missing or torn: every shard is written again, with the same bytes
 
     def create(
         self,
@@ -98,6 +98,8 @@ class StoreWriter:
         stop = start + len(block)
         if start % rows or (stop % rows and stop != array.shape[0]):
             raise ValueError(f"{name}: rows {start}:{stop} are not whole shards of {rows} rows")
+        if block.shape[1:] != tuple(array.shape[1:]):
+            raise ValueError(f"{name}: rows of shape {block.shape[1:]}, declared {tuple(array.shape[1:])}")
         if len(block) == 0:
             return
         with arrays.guarded(f"writing {self.path / name}"):
@@ -130,9 +132,10 @@ class StoreWriter:
             for parent in list(Path(name).parents)[:-1]:
                 arrays.write_group(self.path / parent, {})
         arrays.write_group(self.path, {"spec": self.spec.as_json()})
-        (self.path / "cursor.json").unlink(missing_ok=True)
-        for leftover in self.path.rglob("*.tmp"):
-            leftover.unlink()
+        with arrays.guarded(f"finishing {self.path}"):
+            (self.path / "cursor.json").unlink(missing_ok=True)
+            for leftover in self.path.rglob("*.tmp"):
+                leftover.unlink()
         sizes = {p: (self.path / p).stat().st_size for p in _files(self.path)}
         replace_text(self.path / "manifest.json", pretty_json({"files": sizes}))
         if self.final.exists():
@@ -161,10 +164,11 @@ class Store:
                 f"store {path} {state} (no manifest.json). Run its stage again: finished shards are not computed twice."
             )
         try:
-            files = json.loads((path / "manifest.json").read_text())["files"]
-            self.spec = json.loads((path / "spec.json").read_text())
-        except (OSError, ValueError, KeyError) as error:
-            raise StoreError(f"store {path} is damaged ({error}). Delete the folder and rerun.") from None
+            files = dict(json.loads((path / "manifest.json").read_text())["files"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"store {path} is damaged: manifest.json ({error}). Delete the folder and rerun."
+            ) from None
         for name, size in files.items():
             found = (path / name).stat().st_size if (path / name).is_file() else None
             if found != size:
@@ -172,6 +176,8 @@ class Store:
                 raise StoreError(
                     f"store {path} is damaged: {name} {what}, its manifest says {size} bytes. Delete the folder and rerun."
                 )
+
+        self.spec = self.json("spec.json")
 
     @property
     def name(self) -> str:

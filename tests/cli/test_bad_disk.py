@@ -135,7 +135,9 @@ def test_full_disk(tiny, program, tmp_path, size, stage, refused, finished):
             shutil.copytree(path, out / "stores" / path.name)
     words = ("data", "demo") if stage == "dataset" else (stage,)
     environment = {**program.environment, "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    done = program(*words, "--config", tiny.config, "--out", out, code=2, env=environment, preexec_fn=_limit(size))
+    # Orbax writes checkpoints in threads that print what they raise before the main thread sees it.
+    options = {"env": environment, "preexec_fn": _limit(size), "noisy": stage == "train"}
+    done = program(*words, "--config", tiny.config, "--out", out, code=2, **options)
     refused(done, out, "disk is full")
     assert finished(out) == ready
     program(*words, "--config", tiny.config, "--out", out)

@@ -48,7 +48,9 @@ def test_output_names_what_was_made(tiny):
             cells = next(line for line in block.splitlines() if line.strip().startswith(title)).split()
             row = record["modes"][mode]
             assert [f"{row[key]:.3f}" for key in ("max", "mean", "structure", "held_out_mean")] == cells[-6:-2]
-    assert "planted truth found" in tiny.process.stdout
+    pooled = summary["recovery"]["modes"]["raw"]["all"]["category"]
+    found, null = 100 * pooled["found"], 100 * pooled["shuffled"]
+    assert f"{found:.1f} % ({null:.1f} %) of {pooled['vertices']:,} vertices" in printed
 
 
 def test_second_run_finds_every_store(tiny, program):
@@ -92,7 +94,7 @@ def test_dry_run_creates_nothing(tiny, program, tmp_path):
 
 
 def test_estimated_sizes_are_near_the_truth(tiny, program):
-    """The plan is believed when the disk is checked: no large store takes twice its estimate, none a third."""
+    """The plan is believed when the disk is checked: no large store takes twice its estimate, none a quarter."""
     text = program("run", "--dry-run", "--config", tiny.config, "--out", tiny.out).stdout
     unit = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
     for line in text.splitlines()[1:-1]:
@@ -100,7 +102,7 @@ def test_estimated_sizes_are_near_the_truth(tiny, program):
         value, name = cells[3].split()
         actual = sum(p.stat().st_size for p in (tiny.out / "stores" / cells[1]).rglob("*") if p.is_file())
         if actual > 2e6:
-            assert 0.5 < float(value) * unit[name] / actual < 3, line
+            assert 0.5 < float(value) * unit[name] / actual < 4, line
 
 
 def test_dry_run_marks_what_was_not_asked_for(tiny, program, tmp_path):

@@ -399,3 +399,11 @@ def test_pool_weighs_subjects_alike_whatever_their_scale(method):
 def test_noise_ceiling_needs_two_subjects(s):
     with pytest.raises(ValueError, match=f"{s} subjects, at least 2"):
         noise_ceiling(np.ones((s, 3)), "corr")
+
+
+@methods
+def test_noise_ceiling_of_rdms_with_nan_is_an_error_and_not_0(method):
+    rdms = noisy_subjects(3, 6, 1.0)
+    rdms[1, 4] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        noise_ceiling(rdms, method)

@@ -149,17 +149,16 @@ def aux_by_hand(p: Params, x: np.ndarray, dead: np.ndarray, k: int, aux_k: int) 
     e_all = x - np.asarray(decode(p, values, units), np.float64)
     out = []
     for a in range(len(x)):
-        part = -(-x.shape[1] // 4)
-        pre = x[a, :part].astype(np.float64) @ np.asarray(p.w_enc[a], np.float64) + np.asarray(p.b_enc[a], np.float64)
+        pre = x[a, ::4].astype(np.float64) @ np.asarray(p.w_enc[a], np.float64) + np.asarray(p.b_enc[a], np.float64)
         columns = np.flatnonzero(dead[a])
         if not len(columns):
             out.append(0.0)
             continue
-        e_hat = np.zeros((part, D))
-        for t in range(part):
+        e_hat = np.zeros((len(pre), D))
+        for t in range(len(pre)):
             for u in columns[np.argsort(-pre[t, columns])][:aux_k]:
                 e_hat[t] += max(pre[t, u], 0) * np.asarray(p.w_dec[a, u], np.float64)
-        e = e_all[a, :part]
+        e = e_all[a, ::4]
         out.append(np.mean((e - e_hat) ** 2) / np.mean(e**2))
     return np.array(out)
 
@@ -273,7 +272,11 @@ def test_a_stack_trains_like_its_members_alone():
     for a in (0, 3):
         one = slice(a, a + 1)
         alone, alone_losses = run_steps(
-            mesh_of(1, 1), CONFIG, init_params(np.array([a]), D, U, 0.577), xs[:, one], Norm(norm.mean[one], norm.scale[one])
+            mesh_of(1, 1),
+            CONFIG,
+            init_params(np.array([a]), D, U, 0.577),
+            xs[:, one],
+            Norm(norm.mean[one], norm.scale[one]),
         )
         member = whole._replace(params=jax.tree.map(lambda w, one=one: w[one], whole.params))
         close_training(member, alone, 20)
@@ -397,7 +400,9 @@ def labelled(tmp_path_factory) -> Store:
     return write_store(tmp_path_factory.mktemp("labelled"), arrays)
 
 
-def stream(store: Store, kind: str = "patch", images=None, batch: int = 8, pool: int = 60, seed: int = 0) -> TokenStream:
+def stream(
+    store: Store, kind: str = "patch", images=None, batch: int = 8, pool: int = 60, seed: int = 0
+) -> TokenStream:
     return TokenStream(store, HOOKS, kind, np.arange(N) if images is None else images, batch, pool, seed)
 
 
@@ -414,7 +419,9 @@ def seen(s: TokenStream, steps) -> list[tuple[int, int]]:
     return out
 
 
-@pytest.mark.parametrize(("kind", "batch", "pool"), [("patch", 6, 60), ("patch", 8, 240), ("patch", 12, 12), ("cls", 4, 8)])
+@pytest.mark.parametrize(
+    ("kind", "batch", "pool"), [("patch", 6, 60), ("patch", 8, 240), ("patch", 12, 12), ("cls", 4, 8)]
+)
 def test_every_token_once_per_epoch(labelled, kind, batch, pool):
     s = stream(labelled, kind, batch=batch, pool=pool)
     per_epoch = sum(s.batches)
@@ -608,13 +615,19 @@ train(Store(Path(sys.argv[1])), stack, np.arange(0, 100, 2), config, jax.devices
 """
 
 
-def test_kill_9_twice(store, finished, tmp_path):
-    """The second kill comes right after a checkpoint was begun in the background."""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    for step in (10, 14):
-        words = [sys.executable, "-c", KILLED, store.path, tmp_path, CONFIG.model_dump_json(), str(step)]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=100, env=environment)
-        assert done.returncode == -signal.SIGKILL, done.stderr
+def alone(*words: object) -> subprocess.CompletedProcess:
+    """A Python process that shares the compilation cache of the tests."""
+    cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or ""}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5", **cache}
+    return subprocess.run(
+        [sys.executable, "-c", *map(str, words)], capture_output=True, text=True, timeout=100, env=environment
+    )
+
+
+@pytest.mark.parametrize("step", [10, 14], ids=["between checkpoints", "while one is written in the background"])
+def test_kill_9(store, finished, tmp_path, step):
+    done = alone(KILLED, store.path, tmp_path, CONFIG.model_dump_json(), step)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     assert_identical(train(store, STACK, IMAGES, CONFIG, ONE, tmp_path), finished)
 
 
@@ -650,30 +663,24 @@ checkpoints.close()
 """
 
 
-@pytest.mark.parametrize("damage", ["another dictionary size", "a truncated file", "a missing file"])
+@pytest.mark.parametrize("damage", ["another dictionary size", "truncated files"])
 def test_a_checkpoint_that_cannot_be_restored(store, tmp_path, damage):
-    """In a process of its own: Orbax leaves coroutines behind, whose complaints must not follow the message either."""
+    """In a process of its own: Orbax leaves coroutines behind, whose complaints would end up in other tests."""
     train(store, STACK, IMAGES, CONFIG.model_copy(update={"steps": 2, "checkpoint_every": 2}), ONE, tmp_path)
     files = sorted((p for p in tmp_path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    if damage == "a truncated file":
+    if damage == "truncated files":
         for path in files[-3:]:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    elif damage == "a missing file":
-        for path in files[-3:]:
-            path.unlink()
-    units = 36 if damage == "another dictionary size" else U
-    words = [sys.executable, "-c", RESTORED, tmp_path, str(units)]
-    done = subprocess.run(
-        words, capture_output=True, text=True, timeout=100, env={**os.environ, "JAX_PLATFORMS": "cpu"}
-    )
+    done = alone(RESTORED, tmp_path, 36 if damage == "another dictionary size" else U)
     assert done.returncode == 0, done.stderr
     assert "checkpoint of step 2 in " in done.stdout and "Delete that folder and rerun" in done.stdout
-    assert done.stderr == ""
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(store, tmp_path):
     wild = CONFIG.model_copy(update={"lr": 1e30, "steps": 200, "warmup": 0.0})
-    with pytest.raises(UserError, match=r"autoencoders \[0, 1, 2, 3\] became non-finite between steps \d+ and \d+") as error:
+    with pytest.raises(
+        UserError, match=r"autoencoders \[0, 1, 2, 3\] became non-finite between steps \d+ and \d+"
+    ) as error:
         train(store, STACK, IMAGES, wild, ONE, tmp_path)
     first, last = map(int, re.findall(r"between steps (\d+) and (\d+)", str(error.value))[0])
     assert last - first == 4 and last <= 20  # 200 steps are logged 50 times
@@ -701,7 +708,9 @@ def test_inputs_that_do_not_vary_are_an_error(tmp_path, value):
 
 
 def test_more_kept_than_there_are(store, tmp_path):
-    with pytest.raises(UserError, match=r"train.k is 49, but the dictionary has only 48 units \(expansion x width 12\)"):
+    with pytest.raises(
+        UserError, match=r"train.k is 49, but the dictionary has only 48 units \(expansion x width 12\)"
+    ):
         train(store, STACK, IMAGES, CONFIG.model_copy(update={"k": 49}), ONE, tmp_path)
     everything = CONFIG.model_copy(update={"k": 48, "steps": 2})
     assert np.isfinite(train(store, STACK, IMAGES, everything, ONE, tmp_path).losses).all()

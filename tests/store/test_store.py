@@ -181,7 +181,11 @@ def test_committing_again_replaces_the_store(tmp_path, rng):
 # Names ---------------------------------------------------------------------------------------------------------------
 
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**40), 2**40)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(), x, max_size=3),
     max_leaves=8,
 )
@@ -369,7 +373,9 @@ def test_an_interrupted_writer_goes_on_and_ends_with_the_same_bytes(tmp_path, rn
     store = resume(tmp_path / "cut", arrays, None)
     assert store is not None and tree(store.path) == tree(whole.path)
     if stop > 0:
-        assert all((store.path / p.relative_to(partial)).stat().st_mtime_ns == t for p, t in kept.items() if "0/" in str(p))
+        assert all(
+            (store.path / p.relative_to(partial)).stat().st_mtime_ns == t for p, t in kept.items() if "0/" in str(p)
+        )
 
 
 def test_leftovers_of_a_killed_writer_do_not_reach_the_store(tmp_path, rng):
@@ -627,9 +633,9 @@ def test_two_runs_in_one_folder(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], stdout=subprocess.PIPE, text=True) as holder:
         try:
             assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-            with pytest.raises(UserError, match=rf"process {holder.pid}\).*Wait for it, or choose another --out"):
-                with run_lock(tmp_path):
-                    pass
+            refused = rf"process {holder.pid}\).*Wait for it, or choose another --out"
+            with pytest.raises(UserError, match=refused), run_lock(tmp_path):
+                pass
             # Being refused takes nothing from the holder.
             with pytest.raises(UserError, match=f"process {holder.pid}"), run_lock(tmp_path):
                 pass
