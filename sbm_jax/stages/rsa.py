@@ -44,7 +44,7 @@ def _image_rsa(ctx: Context) -> dict[str, Any]:
     if common is None or len(common) < 3:
         return {"n_images": 0 if common is None else len(common), "rois": {}, "too_small": []}
     rois, too_small = _roi_rdms(ctx, betas, common)
-    model: dict[tuple[str, str], np.ndarray] = {}
+    model: dict[tuple[str, str], _Vector] = {}
     with progress("rsa model RDMs", len(modes) * len(hooks), "RDMs") as task:
         for mode in modes:
             units = n_units(codes, saes, mode, hooks[0])
