@@ -64,7 +64,7 @@ class TrainConfig(Section):
 
     expansion: int = Field(default=8, ge=1, description="units per model dimension")
     k: int = Field(default=16, ge=1, description="active units per token")
-    steps: int = Field(default=400, ge=1)
+    steps: int = Field(default=350, ge=1)
     batch: int = Field(default=512, ge=1, description="tokens per autoencoder and step")
     lr: float = Field(default=3e-3, gt=0)
     warmup: float = Field(default=0.05, ge=0, le=1, description="share of the steps with rising learning rate")

@@ -13,6 +13,7 @@ from sbm_jax.kernels.codes import SparseCodes
 from sbm_jax.store.store import Store
 
 Codes = SparseCodes | np.ndarray
+_WIDTH = 256
 
 
 def n_units(codes: Store, saes: Store, mode: str, hook: str) -> int:
@@ -30,7 +31,8 @@ def read_codes(codes: Store, mode: str, hook: str, rows: np.ndarray, units: int)
     widest = int(codes.read(f"{name}/active", rows).max(initial=1))
     values, indices = codes.read(f"{name}/values", rows), codes.read(f"{name}/units", rows)
     # Codes lie at the front of each row except for CLS codes, whose silent slots may be anywhere.
-    width = values.shape[1] if mode == "cls" else max(1, widest)
+    # Widths are rounded up so that the layers of a run share few compiled programs.
+    width = values.shape[1] if mode == "cls" else min(values.shape[1], -(-widest // _WIDTH) * _WIDTH)
     return SparseCodes(values[:, :width], indices[:, :width], units)
 
 

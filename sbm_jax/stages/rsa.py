@@ -56,7 +56,9 @@ def _image_rsa(ctx: Context) -> dict[str, Any]:
     for roi, by_subject in rois.items():
         record: dict[str, Any] = {"subjects": {}}
         if len(by_subject) > 1:
-            lower, upper = noise_ceiling(np.stack(list(by_subject.values())), config.method)
+            rdms = np.stack(list(by_subject.values()))
+            # A constant pattern in one subject has no correlation distances; the ceiling is over pairs that all have.
+            lower, upper = noise_ceiling(rdms[:, np.isfinite(rdms).all(axis=0)], config.method)
             record["ceiling"] = {"lower": lower, "upper": upper}
         for name, vector in by_subject.items():
             brain = _ready(vector, config.method)
