@@ -106,7 +106,7 @@ def initial_positions(grid: int, width: int, temperature: float = 100.0) -> jax.
     """Positions to start from [1 + grid^2, width]: zero for CLS, sines and cosines of row and column.
 
     As Beyer et al. 2022 (arXiv:2205.01580) but for a lower temperature, made for grids of about 8 x 8. Small
-    random positions instead leave the tokens a bag of patches for the first thousands of steps.
+    random positions may leave the tokens a bag of patches for long (seen in one run, not compared).
     """
     waves = -(-width // 4)
     rates = temperature ** (-jnp.arange(waves) / waves)
