@@ -30,7 +30,8 @@ def rows(u: int, k: int, ceiling: float) -> list[dict[str, Any]]:
     for name, limit in (("step, dense decode", 10**9), ("step, gathered decode", 0)):
         sae_step._DENSE_UNITS_PER_KEPT = limit
         run = sae_step.make_step(mesh, config, norm, D // 2, 2)
-        states[name] = sae_step.put_state(sae_step.init_state(params, config, 50), mesh)
+        own = jax.tree.map(jnp.copy, params)  # a step donates its state
+        states[name] = sae_step.put_state(sae_step.init_state(own, config, 50), mesh)
         states[name] = run(states[name], x)[0]  # traced while the limit is set
 
         def call(name: str = name, run: Any = run) -> Any:

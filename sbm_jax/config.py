@@ -150,6 +150,8 @@ class Config(Section):
 
     @pydantic.model_validator(mode="after")
     def _modes_are_encoded(self) -> Config:
+        if len(set(self.encode.modes)) < len(self.encode.modes):
+            raise ValueError(f"encode.modes names a mode twice ({self.encode.modes})")
         for key, modes in (("roi.modes", self.roi.modes), ("report.mode", [self.report.mode])):
             missing = [m for m in modes if m not in self.encode.modes]
             if missing:

@@ -21,7 +21,7 @@ from sbm_jax.sae.model import Norm, Params, decode, encode, normalise, unit_rows
 
 SAE, DATA = "sae", "data"
 _PRECISION = jax.lax.Precision.HIGHEST
-_AUX_SHARE = 4  # the auxiliary loss looks at a quarter of the tokens: its top-k over dead units is dear
+AUX_SHARE = 4  # the auxiliary loss looks at a quarter of the tokens: its top-k over dead units is dear
 # Below it, dense products beat the gather and above all its gradient, a scatter-add of rows (bench/sae_step.py, CPU).
 _DENSE_UNITS_PER_KEPT = 128
 _ADAM_EPS = 6.25e-10  # the loss is a mean over elements, so gradients are small (value of Gao et al. 2024)
@@ -119,7 +119,7 @@ def loss_terms(
     residual = x - _reconstruct(params, values, units)
     mse = jnp.mean(residual**2, axis=(1, 2))
     # Every fourth token, not the first quarter: the same tokens however the batch is split over devices.
-    part = slice(None, None, _AUX_SHARE)
+    part = slice(None, None, AUX_SHARE)
     scale = over_data(jnp.mean(jax.lax.stop_gradient(residual[:, part]) ** 2, axis=(1, 2))) + 1e-12
 
     def auxiliary() -> jax.Array:

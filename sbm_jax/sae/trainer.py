@@ -18,7 +18,7 @@ from sbm_jax.mesh import two_axes
 from sbm_jax.progress import log, progress
 from sbm_jax.sae.checkpoint import Checkpoints
 from sbm_jax.sae.model import Norm, Params, init_params
-from sbm_jax.sae.step import DATA, SAE, TrainState, init_state, make_step, put_state
+from sbm_jax.sae.step import AUX_SHARE, DATA, SAE, TrainState, init_state, make_step, put_state
 from sbm_jax.sae.stream import TokenStream, array_name, batches
 from sbm_jax.store.store import Store
 
@@ -96,7 +96,9 @@ def train(
     if config.k > units:
         raise UserError(f"train.k is {config.k}, but the dictionary has only {units} units (expansion x width {d}).")
     a = len(stack.members)
-    mesh = two_axes(SAE, a, DATA, config.batch, devices)
+    # Whole fours of tokens on every device, so that the auxiliary loss sees the same tokens on every mesh.
+    splits = config.batch // AUX_SHARE if config.batch % AUX_SHARE == 0 else 1
+    mesh = two_axes(SAE, a, DATA, splits, devices)
     log(f"train: {a} autoencoders of {units} units over mesh {dict(mesh.shape)}")
     log_every = max(1, config.steps // _LOGS)
     n_logs = -(-config.steps // log_every)

@@ -49,6 +49,7 @@ def run(ctx: Context, subject: Subject) -> Store:
             missing[block.voxels] = block.missing_v
             buffer.add({"betas": np.ascontiguousarray(betas.T)})
             task.advance(betas.shape[1])
+    buffer.close()
     if not usable.any():
         raise UserError(
             f"{subject.response_file}: not one of {n_voxels} voxels has a value for every image and varies."

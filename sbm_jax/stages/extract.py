@@ -52,6 +52,7 @@ def run(ctx: Context) -> Store:
             _check_finite(np.asarray(finite)[:count], facts.hooks, files[task.done : task.done + count], dtype)
             buffer.add({name: np.asarray(x)[:count] for name, x in out.items()})
             task.advance(count)
+    buffer.close()
     return writer.commit()
 
 

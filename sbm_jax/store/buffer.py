@@ -21,6 +21,11 @@ class ShardBuffer:
         self._held: list[dict[str, np.ndarray]] = []
         self._count = 0
 
+    def close(self) -> None:
+        """Raise ValueError unless every row came: zeros must never pass for data."""
+        if self.next != self.total or self._count:
+            raise ValueError(f"{self.writer.path}: {self.next} of {self.total} rows came, {self._count} are left over")
+
     def add(self, rows: dict[str, np.ndarray]) -> None:
         """Take a block of rows, [rows, ...] per array name; whole shards go to disk."""
         self._held.append(rows)
