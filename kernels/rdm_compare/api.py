@@ -57,7 +57,7 @@ def rdm_compare(a: np.ndarray, b: np.ndarray, method: str = "spearman", *, imple
 
 
 def _on_cpu() -> bool:
-    """XLA sorts on one CPU thread, five times slower than NumPy (bench/kernels.py); ranks are then made on the host."""
+    """XLA sorts on one CPU thread, slower than NumPy (bench/kernels.py); ranks are then made on the host."""
     import jax
 
     return jax.default_backend() == "cpu"

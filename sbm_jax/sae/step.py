@@ -22,7 +22,7 @@ from sbm_jax.sae.model import Norm, Params, decode, encode, normalise, unit_rows
 SAE, DATA = "sae", "data"
 _PRECISION = jax.lax.Precision.HIGHEST
 AUX_SHARE = 4  # the auxiliary loss looks at a quarter of the tokens: its top-k over dead units is dear
-# Below it, dense products beat the gather and above all its gradient, a scatter-add of rows (bench/sae_step.py, CPU).
+# Below it the decoder is a dense product, whose gradient needs no scatter-add of rows; bench/sae_step.py times both forms.
 _DENSE_UNITS_PER_KEPT = 128
 _ADAM_EPS = 6.25e-10  # the loss is a mean over elements, so gradients are small (value of Gao et al. 2024)
 
