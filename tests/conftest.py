@@ -56,14 +56,34 @@ class Program:
         return [sys.executable, "-m", "sbm_jax.cli.main", *map(str, words)]
 
     def __call__(
-        self, *words: Any, code: int = 0, timeout: float = 150, noisy: bool = False, **options: Any
+        self,
+        *words: Any,
+        code: int = 0,
+        timeout: float = 150,
+        noisy: bool = False,
+        largest_file: int | None = None,
+        **options: Any,
     ) -> subprocess.CompletedProcess:
-        """Run to the end and check the exit code; there must be no traceback unless a library's `noisy` threads print it."""
+        """Run to the end and check the exit code; there must be no traceback unless a library's `noisy` threads print it.
+
+        largest_file: bytes beyond which no file may grow (set in a process between: a fork of one that runs JAX may hang).
+        """
         options = {"env": self.environment, **options}
-        done = subprocess.run(self.command(*words), capture_output=True, text=True, timeout=timeout, **options)
+        command = self.command(*words)
+        if largest_file is not None:
+            command = [sys.executable, "-c", _LIMITED, str(largest_file), *command]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
         assert done.returncode == code, f"exit code {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}"
         assert noisy or "Traceback" not in done.stderr, done.stderr
         return done
+
+
+_LIMITED = """
+import os, resource, sys
+size = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Checkpoints:
         )
         try:
             restored: Any = self._manager.restore(step, args=ocp.args.StandardRestore(target._asdict()))
-        except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
+        except Exception as error:  # Orbax and TensorStore raise many kinds, their own among them
             reason = str(error).splitlines()[0][:200]
             raise UserError(
                 f"the checkpoint of step {step} in {self.folder} cannot be restored ({reason}). Delete that folder and rerun."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import resource
 import shutil
 import subprocess
 from pathlib import Path
@@ -115,10 +114,6 @@ def test_unfinished_store(tiny, program, tmp_path, refused):
     assert next(line for line in text.splitlines() if line.startswith("encode")).split()[2:4] == ["to", "finish"]
 
 
-def _limit(size: int):
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-
 @pytest.mark.parametrize(
     ("size", "stage"),
     [(1_000_000, "dataset"), (600_000, "betas"), (400_000, "extract"), (500_000, "train"), (60_000, "encode"),
@@ -136,7 +131,7 @@ def test_full_disk(tiny, program, tmp_path, size, stage, refused, finished):
     words = ("data", "demo") if stage == "dataset" else (stage,)
     environment = {**program.environment, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     # Orbax writes checkpoints in threads that print what they raise before the main thread sees it.
-    options = {"env": environment, "preexec_fn": _limit(size), "noisy": stage == "train"}
+    options = {"env": environment, "largest_file": size, "noisy": stage == "train"}
     done = program(*words, "--config", tiny.config, "--out", out, code=2, **options)
     refused(done, out, "disk is full")
     assert finished(out) == ready
