@@ -1,72 +1,80 @@
-"""Decode image files to square RGB arrays: one geometry for every backbone, so tokens line up."""
+"""Which part of a picture a backbone sees, and how it is resized: one geometry for all backbones, or each its own."""
 
-import struct
-import warnings
-import zlib
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL.Image import Resampling
 
-from sbm_jax.errors import UserError
-
-MID_GREY = (128, 128, 128)
-
-# What Pillow's decoders raise for damaged files, found by truncating and flipping bytes of each format.
-_DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    IndexError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+from sbm_jax.images.sources import ImageSource, open_image
 
 
-def load_square(path: Path, side: int) -> np.ndarray:
-    """Decode to uint8 [side, side, 3] RGB.
+@dataclass(frozen=True)
+class Geometry:
+    """From an RGB picture to uint8 [side, side, 3], in this order, each step optional.
 
-    EXIF orientation is applied, alpha is composited on mid-grey, 16-bit grey is scaled to 8 bits, the largest
-    centred square is cropped (one pixel nearer to the top left if the margin is odd), then resized with
-    Pillow's antialiased bicubic filter. Of several frames the first is taken. Raises UserError naming an
-    unreadable or truncated file.
+    `square`: crop the largest centred square, one pixel nearer to the top left if the margin is odd.
+    `resize`: with Pillow's antialiased `resample` filter, to (height, width), or so that the shortest edge has this
+    length and the other `int(length * long / short)`. `crop`: the centred `side` x `side` pixels; what is too small
+    is padded with black, the odd pixel of padding before it.
     """
-    try:
-        with warnings.catch_warnings():
-            # Photographs above 89 megapixels are legitimate; Pillow still refuses twice that.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                image = _to_rgb(ImageOps.exif_transpose(opened))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such image file") from error
-    except _DECODE_ERRORS as error:
-        raise UserError(f"{path}: not a readable image ({error}); replace it or take it off the image list") from error
-    return to_square(image, side)
+
+    name: str
+    side: int
+    square: bool = False
+    resize: int | tuple[int, int] | None = None
+    resample: Resampling = Resampling.BICUBIC
+    crop: bool = False
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        if self.square and image.width != image.height:
+            short = min(image.size)
+            left, top = (image.width - short) // 2, (image.height - short) // 2
+            image = image.crop((left, top, left + short, top + short))
+        if self.resize is not None:
+            image = image.resize(self._target(image.width, image.height), self.resample)
+        pixels = np.asarray(image)
+        return _centre(pixels, self.side) if self.crop else pixels
+
+    def _target(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height after resizing."""
+        if isinstance(self.resize, tuple):
+            return self.resize[1], self.resize[0]
+        assert self.resize is not None
+        long = int(self.resize * max(width, height) / min(width, height))
+        return (self.resize, long) if width <= height else (long, self.resize)
+
+
+def _centre(pixels: np.ndarray, side: int) -> np.ndarray:
+    height, width = (min(n, side) for n in pixels.shape[:2])
+    top, left = ((n - m) // 2 for n, m in zip(pixels.shape[:2], (height, width), strict=True))
+    part = pixels[top : top + height, left : left + width]
+    if part.shape[:2] == (side, side):
+        return part
+    out = np.zeros((side, side, 3), np.uint8)
+    top, left = -((height - side) // 2), -((width - side) // 2)
+    out[top : top + height, left : left + width] = part
+    return out
+
+
+def square(side: int) -> Geometry:
+    """The default: the largest centred square, resized with the antialiased bicubic filter."""
+    return Geometry("square", side, square=True, resize=(side, side))
+
+
+def stretch(side: int, resample: Resampling = Resampling.BICUBIC) -> Geometry:
+    """The whole picture made square, whatever its aspect ratio."""
+    return Geometry("stretch", side, resize=(side, side), resample=resample)
+
+
+def load_square(source: ImageSource, side: int) -> np.ndarray:
+    """Decode with `open_image` and take `square(side)`: uint8 [side, side, 3]."""
+    return square(side)(open_image(source))
 
 
 def to_square(image: Image.Image, side: int) -> np.ndarray:
-    """The geometry of load_square for an RGB picture in memory: uint8 [side, side, 3]."""
-    short = min(image.size)
-    left, top = (image.width - short) // 2, (image.height - short) // 2
-    image = image.crop((left, top, left + short, top + short))
-    return np.array(image.resize((side, side), Image.Resampling.BICUBIC))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        image.load()
-        return image
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ValueError(f"32-bit grey values (mode {image.mode}) have no defined range; save it as 8 or 16 bits")
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        clear = image.convert("RGBA")
-        grey = Image.new("RGBA", clear.size, (*MID_GREY, 255))
-        return Image.alpha_composite(grey, clear).convert("RGB")
-    return image.convert("RGB")
+    """`square(side)` of an RGB picture in memory: uint8 [side, side, 3]."""
+    return square(side)(image)
 
 
 def normalise(images_bhwc: np.ndarray, mean: tuple[float, float, float], std: tuple[float, float, float]) -> np.ndarray:
