@@ -7,15 +7,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sbm_jax.axes import hook_name as hook_name
     from sbm_jax.backbones.clip import TextTower as TextTower
     from sbm_jax.backbones.clip import text_features as text_features
     from sbm_jax.backbones.loader import Backbone as Backbone
     from sbm_jax.backbones.loader import load_backbone as load_backbone
+    from sbm_jax.backbones.spec import hook_names as hook_names
     from sbm_jax.backbones.vit import VisionTransformer as VisionTransformer
     from sbm_jax.backbones.vit import forward as forward
     from sbm_jax.backbones.vit import forward_from as forward_from
-    from sbm_jax.backbones.vit import hook_name as hook_name
-    from sbm_jax.backbones.vit import hook_names as hook_names
     from sbm_jax.backbones.vit import image_features as image_features
 
 _HOME = {
@@ -25,7 +25,7 @@ _HOME = {
     "forward": "vit",
     "forward_from": "vit",
     "hook_name": "vit",
-    "hook_names": "vit",
+    "hook_names": "spec",
     "image_features": "vit",
     "load_backbone": "loader",
     "text_features": "clip",

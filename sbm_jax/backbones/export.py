@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from sbm_jax.backbones.clip import CLIP_RULES, Clip, ClipSpec
-from sbm_jax.backbones.vit import BlockSpec
+from sbm_jax.backbones.clip import CLIP_RULES, Clip
+from sbm_jax.backbones.spec import BlockSpec, ClipSpec
 from sbm_jax.backbones.weights import save_weights
 
 

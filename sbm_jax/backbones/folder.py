@@ -45,9 +45,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def pixel_statistics(folder: Path) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+# torchvision's own weights use these; its folders need no preprocessor_config.json
+_IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+
+
+def read_preprocessor(folder: Path, family: str) -> dict[str, Any]:
+    """preprocessor_config.json; ImageNet's mean and std for a torchvision model without one."""
     path = folder / "preprocessor_config.json"
-    config = read_json(path)
+    if family == "torchvision_vit" and not path.is_file():
+        return _IMAGENET
+    return read_json(path)
+
+
+def pixel_statistics(
+    folder: Path, config: dict[str, Any]
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """image_mean and image_std of a preprocessor's configuration, of pixels in 0..1."""
+    path = folder / "preprocessor_config.json"
     found = []
     for key in ("image_mean", "image_std"):
         value = config.get(key)
@@ -57,6 +71,25 @@ def pixel_statistics(folder: Path) -> tuple[tuple[float, float, float], tuple[fl
     if min(found[1]) <= 0:
         raise UserError(f"{path}: image_std must be positive, got {list(found[1])}")
     return found[0], found[1]
+
+
+def processed_size(folder: Path, config: dict[str, Any]) -> int | None:
+    """Side in pixels of the square pictures that a preprocessor makes, None if its configuration does not say.
+
+    That is the crop, if it crops, otherwise the size it resizes to. Raises UserError if it is not a square.
+    """
+    crop, size = config.get("crop_size"), config.get("size")
+    made = crop if crop is not None and config.get("do_center_crop") is not False else size
+    if isinstance(made, dict):
+        sides = {made[key] for key in ("height", "width", "shortest_edge") if made.get(key) is not None}
+    else:
+        sides = set() if made is None else {made}
+    if not sides:
+        return None
+    side = sides.pop()
+    if sides or not isinstance(side, int):
+        raise UserError(f"{folder / 'preprocessor_config.json'}: expected square pictures, got {made!r}")
+    return side
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -78,7 +111,7 @@ def weight_files(folder: Path) -> list[Path]:
         f"{single}: missing"
         + (
             f"; {', '.join(pickled)} is a pickle, which can run code and is never opened. Convert it "
-            "once, with torch: CLIPModel.from_pretrained(folder).save_pretrained(new_folder)"
+            "once, with torch: AutoModel.from_pretrained(folder).save_pretrained(new_folder)"
             if pickled
             else "; expected model.safetensors or model.safetensors.index.json with its shards"
         )

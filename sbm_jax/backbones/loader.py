@@ -5,19 +5,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
-from flax import nnx
 
-from sbm_jax.backbones.clip import CLIP_IGNORED, CLIP_RULES, Clip, TextTower, clip_spec
-from sbm_jax.backbones.folder import find_folder, hash_files, pixel_statistics, read_json, weight_files
+from sbm_jax.backbones.clip import Clip, TextTower
+from sbm_jax.backbones.describe import read_folder
+from sbm_jax.backbones.folder import hash_files, weight_files
+from sbm_jax.backbones.spec import hook_shape
+from sbm_jax.backbones.tables import build, table
 from sbm_jax.backbones.vit import VisionTransformer
 from sbm_jax.backbones.weights import load_weights
 from sbm_jax.errors import UserError
-
-FAMILIES = ("clip",)
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,24 @@ class Backbone:
     folder: Path
     text: TextTower | None = None
     logit_scale: float = field(default=1.0)  # exp of the trained parameter: 1 / temperature
+    logit_bias: float = 0.0
+
+    @property
+    def has_cls(self) -> bool:
+        return self.model.spec.has_cls
+
+    @property
+    def registers(self) -> int:
+        return self.model.spec.registers
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens before the first patch: CLS (if any) and registers."""
+        return self.model.spec.prefix_tokens
+
+    def hook_shape(self, hook: str) -> tuple[int | None, int]:
+        """(tokens, width) per image of a hook; tokens is None for `projection`. Raises UserError if unknown."""
+        return hook_shape(self.model.spec, hook)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -68,41 +86,42 @@ class Backbone:
         return np.asarray(ids, np.int32)
 
 
-def load_backbone(path_or_id: str | Path) -> Backbone:
-    """Load a vision backbone from a Hugging Face model directory, in f32.
+def load_backbone(
+    path_or_id: str | Path, image_size: int | None = None, dtype: Literal["float32", "bfloat16"] = "float32"
+) -> Backbone:
+    """Load a vision backbone from a Hugging Face model directory.
 
     path_or_id: a folder, or a hub name such as "openai/clip-vit-base-patch16" (or "name@revision") that is
-    already in the local Hugging Face cache; nothing is downloaded. Raises UserError for a missing,
-    unsupported or inconsistent model.
+    already in the local Hugging Face cache; nothing is downloaded. image_size: side of the pictures in pixels, a
+    multiple of the patch; None for what the folder's preprocessor makes. Learned positions for another size are
+    stretched as transformers does for that family. dtype: of parameters and products; LayerNorm, softmax and the
+    residual stream stay f32. Raises UserError for a missing, unsupported or inconsistent model.
     """
-    folder = find_folder(str(path_or_id))
-    config = read_json(folder / "config.json")
-    family = config.get("model_type")
-    if family not in FAMILIES:
-        raise UserError(
-            f"{folder / 'config.json'}: model_type {family!r} is not supported; expected one of {', '.join(FAMILIES)}"
-        )
-    mean, std = pixel_statistics(folder)
-    spec = clip_spec(config, folder / "config.json")
-    files = weight_files(folder)
+    folder = read_folder(str(path_or_id), image_size, dtype)
+    rows = table(folder.family, folder.spec)
+    files = weight_files(folder.path)
     with _open_tensors(files) as tensors:
-        clip = load_weights(lambda: Clip(spec, nnx.Rngs(0)), tensors, CLIP_RULES, CLIP_IGNORED, str(folder))
-    vision = spec.vision
+        model = load_weights(
+            build(folder.spec), tensors, rows.rules, rows.ignored, str(folder.path), prefix=rows.prefix
+        )
+    both = model if isinstance(model, Clip) else None
+    vision = folder.vision
     return Backbone(
-        name=str(path_or_id) if not Path(path_or_id).is_dir() else folder.name,
-        family=family,
-        model=clip.vision,
+        name=str(path_or_id) if not Path(path_or_id).is_dir() else folder.path.name,
+        family=folder.family,
+        model=model.vision if isinstance(model, Clip) else model,
         n_layers=vision.n_layers,
         d_model=vision.block.width,
         image_size=vision.image_size,
         patch_size=vision.patch_size,
         grid=vision.grid,
-        mean=mean,
-        std=std,
+        mean=folder.mean,
+        std=folder.std,
         weights_hash=hash_files(files),
-        folder=folder,
-        text=clip.text,
-        logit_scale=float(np.exp(jax.device_get(clip.logit_scale[...]))),
+        folder=folder.path,
+        text=both.text if both else None,
+        logit_scale=float(np.exp(jax.device_get(both.logit_scale[...]))) if both else 1.0,
+        logit_bias=float(jax.device_get(both.logit_bias[...])) if both and both.logit_bias is not None else 0.0,
     )
 
 

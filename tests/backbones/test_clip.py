@@ -1,4 +1,4 @@
-"""The CLIP port against what torch computed for the same random weights (see make_clip_golden.py)."""
+"""What is CLIP's own, and a block's laws; test_families.py compares with torch."""
 
 from pathlib import Path
 
@@ -14,24 +14,22 @@ from sbm_jax.backbones import (
     forward,
     forward_from,
     hook_name,
-    hook_names,
-    image_features,
     load_backbone,
     text_features,
 )
-from sbm_jax.backbones.clip import TextSpec, TextTower
-from sbm_jax.backbones.vit import Block, BlockSpec
+from sbm_jax.backbones.clip import TextTower
+from sbm_jax.backbones.spec import BlockSpec, TextSpec
+from sbm_jax.backbones.vit import Block
 from sbm_jax.errors import UserError
 
-GOLDEN = Path(__file__).parent / "golden"
-RELATIVE = 2e-5  # of the largest value: f32 sums in another order
+GOLDEN = Path(__file__).parent / "golden" / "clip"
 run = jax.jit(forward, static_argnames="hooks")
 encode_text = jax.jit(text_features)
 
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
-    return load_backbone(GOLDEN / "model")
+    return load_backbone(GOLDEN)
 
 
 @pytest.fixture(scope="module")
@@ -39,23 +37,9 @@ def golden() -> dict[str, np.ndarray]:
     return load_file(GOLDEN / "outputs.safetensors")
 
 
-def assert_close(got: jax.Array, expected: np.ndarray) -> None:
-    assert got.shape == expected.shape
-    assert np.abs(np.asarray(got) - expected).max() <= RELATIVE * np.abs(expected).max()
-
-
-def test_every_hook_matches_torch(backbone, golden):
-    hooks = hook_names(backbone.n_layers)
-    acts = run(backbone.model, golden["pixels"], hooks=hooks)
-    assert tuple(acts) == hooks == ("block00.resid", "block01.resid", "block02.resid")
-    for i, name in enumerate(hooks):
-        assert_close(acts[name], golden[f"hidden{i + 1}"])
-    assert_close(backbone.model.embed(golden["pixels"]), golden["hidden0"])
-
-
-def test_image_and_text_features_match_torch(backbone, golden):
-    assert_close(jax.jit(image_features)(backbone.model, golden["pixels"]), golden["image_features"])
-    assert_close(encode_text(backbone.text, golden["ids"]), golden["text_features"])
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(32).standard_normal((2, 32, 32, 3)).astype(np.float32)
 
 
 def test_tokens_after_the_end_change_nothing(backbone, golden):
@@ -74,7 +58,7 @@ def test_old_configurations_pool_at_the_highest_token_id(backbone, golden):
 
 
 def test_facts_of_the_backbone(backbone):
-    assert (backbone.family, backbone.name, backbone.n_layers, backbone.d_model) == ("clip", "model", 3, 32)
+    assert (backbone.family, backbone.name, backbone.n_layers, backbone.d_model) == ("clip", "clip", 3, 16)
     assert (backbone.image_size, backbone.patch_size, backbone.grid) == (32, 8, 4)
     assert backbone.mean == (0.48, 0.46, 0.41) and backbone.std == (0.27, 0.26, 0.28)
     assert len(backbone.weights_hash) == 64
@@ -89,29 +73,22 @@ def test_patch_tokens_are_row_major(backbone):
     assert np.flatnonzero(changed).tolist() == [1 + 1 * 4 + 3]
 
 
-def test_blocks_after_the_last_hook_are_not_run(backbone, golden):
-    lowered = [run.lower(backbone.model, golden["pixels"], hooks=(hook_name(i),)) for i in range(3)]
+def test_blocks_after_the_last_hook_are_not_run(backbone, pixels):
+    lowered = [run.lower(backbone.model, pixels, hooks=(hook_name(i),)) for i in range(3)]
     products = [text.as_text().count("dot_general") for text in lowered]
     # Four projections, two attention products and two of the MLP per block.
     assert products[1] - products[0] == products[2] - products[1] == 8
 
 
-def test_forward_from_continues_where_forward_stopped(backbone, golden):
-    acts = run(backbone.model, golden["pixels"], hooks=("block02.resid", "block00.resid"))
-    again = forward_from(backbone.model, acts["block00.resid"], 0, ("block02.resid",))
-    assert_close(again["block02.resid"], np.asarray(acts["block02.resid"]))
-    assert_close(backbone.model.project(again["block02.resid"]), golden["image_features"])
-
-
 @pytest.mark.parametrize("hook", ["block03.resid", "block0.resid", "block00.mlp", "block000.resid"])
-def test_unknown_hook_names_the_known_ones(backbone, golden, hook):
+def test_unknown_hook_names_the_known_ones(backbone, pixels, hook):
     with pytest.raises(UserError, match=r"block00\.resid \.\.\. block02\.resid"):
-        forward(backbone.model, golden["pixels"], (hook,))
+        forward(backbone.model, pixels, (hook,))
 
 
 def test_hooks_before_the_start_of_forward_from_are_refused(backbone, golden):
     with pytest.raises(UserError, match=r"block02\.resid \.\.\. block02\.resid"):
-        forward_from(backbone.model, golden["hidden2"], 1, ("block01.resid",))
+        forward_from(backbone.model, golden["32/block01.resid"], 1, ("block01.resid",))
 
 
 def test_wrong_sizes_are_refused(backbone):

@@ -12,12 +12,14 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from sbm_jax.backbones import forward, load_backbone
-from sbm_jax.backbones.clip import CLIP_RULES, Clip, clip_spec
+from sbm_jax.backbones.clip import CLIP_RULES, Clip
+from sbm_jax.backbones.configs import read_spec
 from sbm_jax.backbones.export import save_clip
+from sbm_jax.backbones.spec import ClipSpec
 from sbm_jax.backbones.weights import MAX_FAULTS, load_weights, save_weights
 from sbm_jax.errors import UserError
 
-MODEL = Path(__file__).parent / "golden" / "model"
+MODEL = Path(__file__).parent / "golden" / "clip"
 run = jax.jit(forward, static_argnames="hooks")
 Q_PROJ = "vision_model.encoder.layers.1.self_attn.q_proj.weight"
 
@@ -42,7 +44,8 @@ def residual(path: Path) -> np.ndarray:
 
 
 def test_saving_gives_back_every_tensor(tensors):
-    spec = clip_spec(json.loads((MODEL / "config.json").read_text()), MODEL)
+    spec = read_spec(json.loads((MODEL / "config.json").read_text()), MODEL)
+    assert isinstance(spec, ClipSpec)
     clip = load_weights(lambda: Clip(spec, nnx.Rngs(0)), tensors, CLIP_RULES, (), "golden")
     saved = save_weights(clip, CLIP_RULES)
     assert saved.keys() == tensors.keys()
@@ -51,7 +54,8 @@ def test_saving_gives_back_every_tensor(tensors):
 
 
 def test_an_exported_clip_loads_again(tmp_path, tensors):
-    spec = clip_spec(json.loads((MODEL / "config.json").read_text()), MODEL)
+    spec = read_spec(json.loads((MODEL / "config.json").read_text()), MODEL)
+    assert isinstance(spec, ClipSpec)
     clip = load_weights(lambda: Clip(spec, nnx.Rngs(0)), tensors, CLIP_RULES, (), "golden")
     mean, std = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
     save_clip(tmp_path / "out", clip, mean, std, begin_token=56, pad_token=0, dtype=np.float32)
@@ -101,9 +105,9 @@ def test_all_differences_come_in_one_error(folder, tensors):
     del wrong["vision_model.pre_layrnorm.bias"]
     wrong["vision_model.encoder.layers.7.mlp.fc1.bias"] = np.zeros(64, np.float32)
     wrong["adapter.weight"] = np.zeros(3, np.float32)
-    wrong[Q_PROJ] = np.zeros((48, 32), np.float32)
+    wrong[Q_PROJ] = np.zeros((24, 16), np.float32)
     wrong["logit_scale"] = np.array(3, np.int64)
-    wrong["vision_model.embeddings.patch_embedding.weight"] = np.zeros((32, 3, 4, 4), np.float32)
+    wrong["vision_model.embeddings.patch_embedding.weight"] = np.zeros((16, 3, 4, 4), np.float32)
     save_file(wrong, folder / "model.safetensors")
     with pytest.raises(UserError) as caught:
         load_backbone(folder)
@@ -113,11 +117,11 @@ def test_all_differences_come_in_one_error(folder, tensors):
     assert "layers.7.mlp.fc1.bias: its place would be vision.blocks.7.mlp_in.bias, which this model lacks" in message
     assert "tensor adapter.weight: no rule names it" in message
     assert (
-        f"tensor {Q_PROJ} -> parameter vision.blocks.1.attention.query.kernel: shape [48, 32] in the file; "
-        "the parameter is [32, 32] and takes [32, 48] from it"
+        f"tensor {Q_PROJ} -> parameter vision.blocks.1.attention.query.kernel: shape [24, 16] in the file; "
+        "the parameter is [16, 16] and takes [16, 24] from it"
     ) in message
     assert "logit_scale: dtype int64, expected float16, bfloat16 or float32" in message
-    assert "vision.patches.kernel: shape [32, 3, 4, 4] in the file; the parameter is [192, 32]" in message
+    assert "vision.patches.kernel: shape [16, 3, 4, 4] in the file; the parameter is [192, 16]" in message
 
 
 def test_very_many_differences_are_counted_not_listed(folder, tensors):
