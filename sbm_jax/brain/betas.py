@@ -1,6 +1,4 @@
-"""From single trials to one response per image: z-score within session, average repeats, block by block of
-voxels.
-"""
+"""From single trials to one response per image: z-score within session or run, average repeats, block by block of voxels."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,6 +55,27 @@ def zscore_sessions(x_tv: np.ndarray, session_t: np.ndarray) -> np.ndarray:
     return z_tv
 
 
+def zscore_groups(subject: Subject, within: str) -> np.ndarray | None:
+    """int64 [t]: trials with the same number are z-scored together; None where `within` is "none" or the data are averages.
+
+    within: "session", "run" (as the trial table gives them: their true lengths) or "none".
+    """
+    if within == "none" or subject.averaged:
+        return None
+    if within == "session":
+        return subject.session
+    if within != "run":
+        raise ValueError(f"within must be session, run or none, not {within!r}")
+    return np.unique(np.stack([subject.session, subject.run]), axis=1, return_inverse=True)[1].reshape(-1)
+
+
+def mark_missing(x_tv: np.ndarray, session_t: np.ndarray) -> None:
+    """In place: a voxel that is exactly 0 in every trial of a session was not measured there, so it becomes NaN."""
+    for session in np.unique(session_t):
+        rows = session_t == session
+        x_tv[np.ix_(rows, ~x_tv[rows].any(axis=0))] = np.nan
+
+
 def voxels_per_block(n_trials: int, n_images: int, memory_bytes: int) -> int:
     """Columns that `stream_betas` takes at a time.
 
@@ -67,16 +86,21 @@ def voxels_per_block(n_trials: int, n_images: int, memory_bytes: int) -> int:
 
 
 def stream_betas(
-    subject: Subject, image_rows: np.ndarray | None = None, memory_bytes: int = 256 * 2**20
+    subject: Subject,
+    image_rows: np.ndarray | None = None,
+    memory_bytes: int = 256 * 2**20,
+    zscore: str = "session",
+    start: int = 0,
 ) -> Iterator[BetaBlock]:
-    """Averaged z-scored responses of one subject, one pass over the file, under a memory budget.
+    """Averaged responses of one subject, one pass over the file, under a memory budget.
 
     Args:
-        subject: whose responses.
-        image_rows: rows of the image table, in the wanted order; by default every image seen, ascending.
-            Trials of other
+        subject: whose responses; its columns must be readable on their own.
+        image_rows: rows of the image table, in the wanted order; by default every image seen, ascending. Trials of other
             images still count for the z-score and for ncsnr.
         memory_bytes: working memory for a block; decides its width and nothing else.
+        zscore: "session", "run" or "none"; ignored for a dataset that brings averages.
+        start: first voxel.
 
     Raises:
         UserError: a response is infinite.
@@ -88,13 +112,16 @@ def stream_betas(
     if len(wanted) and ((place == len(seen)).any() or (seen[np.minimum(place, len(seen) - 1)] != wanted).any()):
         raise ValueError(f"{subject.name} did not see some of the images asked for")
     everything = np.array_equal(wanted, seen)
+    groups = zscore_groups(subject, zscore)
     width = voxels_per_block(subject.n_trials, len(seen), memory_bytes)
-    for voxels, x_tv in subject.iter_voxels(width):
+    for voxels, x_tv in subject.iter_voxels(width, start):
         _refuse_infinite(x_tv, voxels, subject)
-        z_tv = zscore_sessions(x_tv, subject.session)
+        if subject.responses.zero_is_missing:
+            mark_missing(x_tv, subject.session)
+        z_tv = x_tv if groups is None else zscore_sessions(x_tv, groups)
         betas_nv, counts_nv = average_repeats(z_tv, image_t, len(seen))
         all_counts_v = counts_nv.sum(axis=0, dtype=np.int64)
-        noise_v = noise_variance(z_tv, image_t, betas_nv, counts_nv)
+        noise_v = noise_variance(z_tv, image_t, betas_nv, counts_nv) / _total_variance(z_tv, groups is None)
         yield BetaBlock(
             voxels=voxels,
             betas_nv=betas_nv if everything else betas_nv[place],
@@ -104,13 +131,24 @@ def stream_betas(
         )
 
 
+def _total_variance(x_tv: np.ndarray, needed: bool) -> np.ndarray | float:
+    """Population variance of the trials [v], NaN where constant; 1 by construction when they were z-scored."""
+    if not needed:
+        return 1.0
+    present = ~np.isnan(x_tv)
+    count_v = np.maximum(present.sum(axis=0), 1)
+    centred = np.where(present, x_tv, 0.0).astype(np.float64)
+    centred -= centred.sum(axis=0) / count_v
+    variance_v = np.square(np.where(present, centred, 0.0)).sum(axis=0) / count_v
+    return np.where(variance_v > 0, variance_v, np.nan)
+
+
 def _refuse_infinite(x_tv: np.ndarray, voxels: slice, subject: Subject) -> None:
     infinite = np.isinf(x_tv)
     if not infinite.any():
         return
     row, column = np.argwhere(infinite)[0]
     raise UserError(
-        f"{subject.response_file}: the response of trial {row + 1} (row of trials.csv) in voxel "
-        f"{voxels.start + column + 1} "
-        "(row of voxels.csv) is infinite; expected numbers, or NaN where there is no value"
+        f"{subject.responses.where(int(row), voxels.start + int(column))} is infinite; expected numbers, or NaN where "
+        "there is no value"
     )

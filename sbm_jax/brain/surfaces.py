@@ -3,17 +3,19 @@
 Only files inside the installed nilearn package are read; nothing is ever downloaded.
 """
 
+import colorsys
 import importlib.util
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from sbm_jax.brain.spaces import HEMIS, TEMPLATE_VERTICES
 from sbm_jax.errors import UserError
 
-HEMIS = ("L", "R")
-N_VERTICES = 10_242  # per hemisphere of fsaverage5, an icosahedron subdivided five times
+N_VERTICES = TEMPLATE_VERTICES["fsaverage5"]  # per hemisphere, an icosahedron subdivided five times
 KINDS = ("white", "pial", "inflated", "sphere", "flat")
 _STRUCTURE = {"L": "CortexLeft", "R": "CortexRight"}
 _SIDE = {"L": "left", "R": "right"}
@@ -168,8 +170,6 @@ def write_label_gii(
         colours: red, green, blue in 0..1 by key; evenly spaced hues for keys that are not given.
         map_name: the name of the map.
     """
-    import colorsys
-
     from nibabel.gifti import gifti
 
     labels = np.asarray(labels_v)
@@ -177,9 +177,7 @@ def write_label_gii(
     if unknown:
         raise ValueError(f"labels without a name: {unknown}")
     table = gifti.GiftiLabelTable()
-    keys = sorted(set(names) | {0})
-    for position, key in enumerate(keys):
-        red, green, blue = (colours or {}).get(key) or colorsys.hsv_to_rgb(position / len(keys), 0.65, 0.9)
+    for key, (red, green, blue) in label_colours(sorted({*names, 0}), colours or {}).items():
         label = gifti.GiftiLabel(key=key, red=red, green=green, blue=blue, alpha=float(key != 0))
         label.label = names.get(key, "???")  # pyright: ignore[reportAttributeAccessIssue]
         table.labels.append(label)
@@ -190,6 +188,14 @@ def write_label_gii(
         meta=gifti.GiftiMetaData({"Name": map_name}),
     )
     _save(gifti.GiftiImage(darrays=[array], labeltable=table, meta=_meta(hemi)), path)
+
+
+def label_colours(
+    keys: Sequence[int], given: Mapping[int, tuple[float, float, float]]
+) -> dict[int, tuple[float, float, float]]:
+    """Red, green, blue in 0..1 for every key: the one given, or the next of evenly spaced hues."""
+    hues = {key: colorsys.hsv_to_rgb(position / len(keys), 0.65, 0.9) for position, key in enumerate(keys)}
+    return {key: given.get(key, hue) for key, hue in hues.items()}
 
 
 def _meta(hemi: str):

@@ -5,6 +5,8 @@ import pytest
 
 from sbm_jax.brain import betas, reliability
 from sbm_jax.brain.dataset import Subject
+from sbm_jax.brain.responses import NpyResponses
+from sbm_jax.brain.spaces import UnplacedSpace
 from sbm_jax.errors import UserError
 
 
@@ -26,7 +28,8 @@ def make_subject(folder, x_tv, image_t, session_t):
     np.save(folder / "responses.npy", x_tv)
     n = x_tv.shape[1]
     ones = np.ones(len(image_t), dtype=np.int64)
-    return Subject("subj01", folder, image_t, session_t, ones, np.full(n, "L"), np.arange(n), {})
+    responses = NpyResponses(folder / "responses.npy", len(image_t), n)
+    return Subject("subj01", responses, image_t, session_t, ones, UnplacedSpace("nowhere", n), {})
 
 
 def test_zscore_matches_numpy(rng):

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from sbm_jax.brain.dataset import even_blocks, fingerprint, open_dataset
+from sbm_jax.brain import open_dataset
+from sbm_jax.brain.responses import even_blocks
 from sbm_jax.errors import UserError
 
 IMAGES = """image_id,file,shared,caption,label:face,label:place
@@ -81,10 +82,13 @@ def test_tables_are_read(folder):
 def test_blocks_cover_everything_once(folder):
     subject = open_dataset(folder).subjects[0]
     whole = np.arange(20, dtype=np.float32).reshape(5, 4)
-    for blocks, axis in ((subject.iter_voxels(3), 1), (subject.iter_trials(2), 0)):
-        pieces = [values for _, values in blocks]
-        assert all(piece.dtype == np.float32 for piece in pieces)
-        np.testing.assert_array_equal(np.concatenate(pieces, axis=axis), whole)
+    pieces = [values for _, values in subject.iter_voxels(3)]
+    assert all(piece.dtype == np.float32 for piece in pieces)
+    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
+    assert [block for block, _ in subject.iter_voxels(2, start=1)] == [slice(1, 2), slice(2, 4)]
+    blocks = list(subject.responses.iter_trials(1, memory_bytes=32))
+    assert [len(block) for block in blocks] == [2, 2] and blocks[0].dtype == np.float16
+    np.testing.assert_array_equal(np.concatenate(blocks), whole[1:])
     assert [b.stop - b.start for b in even_blocks(10, 4)] == [3, 3, 4]
     assert even_blocks(0, 4) == []
 
@@ -104,15 +108,7 @@ def test_nan_is_allowed_and_read_as_nan(folder):
     values = np.ones((5, 4), dtype=np.float32)
     values[2, 1] = np.nan
     np.save(folder / "subj01" / "responses.npy", values)
-    assert np.isnan(open_dataset(folder).subjects[0].responses()[2, 1])
-
-
-def test_fingerprint_follows_content(folder):
-    subject = open_dataset(folder).subjects[0]
-    before = fingerprint(subject.files())
-    assert before == fingerprint(subject.files())
-    (folder / "subj01" / "trials.csv").write_text(TRIALS.replace("b,1,2", "b,1,1"))
-    assert fingerprint(subject.files()) != before
+    assert np.isnan(open_dataset(folder).subjects[0].responses.read_voxels(slice(1, 2))[2, 0])
 
 
 def replace(name, old, new):
@@ -138,7 +134,6 @@ def truncate(folder):
 
 
 WRONG = [
-    (remove("dataset.json"), r"dataset\.json: file not found"),
     (replace("dataset.json", "{", "{,"), r"dataset\.json: not valid JSON"),
     (lambda f: (f / "dataset.json").write_text("[]"), "expected a JSON object"),
     (replace("dataset.json", "sbm-tables", "bids"), r'expected "format": "sbm-tables", found \'bids\''),
