@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/demo
 
-.PHONY: run test lint types clean
+.PHONY: run test parity lint types clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -20,6 +20,11 @@ run: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(VENV)/bin/python -m pytest
+
+# The CPU build of torch where an index offers it; else the ordinary one.
+parity: $(VENV)/installed-test
+	$(VENV)/bin/pip install --quiet 'torch==2.13.0+cpu' || $(VENV)/bin/pip install --quiet 'torch>=2.7'
+	$(VENV)/bin/python -m pytest -m parity
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .

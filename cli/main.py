@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from sbm_jax import __version__
+from sbm_jax.cli.data import data
 from sbm_jax.cli.options import make_context, run_options
+from sbm_jax.cli.start import start_if_needed, start_jax
 from sbm_jax.errors import UserError
 
 _STAGES = {
@@ -23,6 +24,7 @@ _STAGES = {
     "layers": "Place each voxel in the depth of the network.",
     "recovery": "Score how well the planted truth of a simulated dataset is found.",
     "report": "Write the page, the summary, figures and surface maps.",
+    "rdms": "Compare every layer with the RDMs that a dataset brings instead of responses.",
 }
 
 
@@ -40,20 +42,6 @@ def cli(context: click.Context, cpu_devices: int | None) -> None:
     context.obj = cpu_devices
 
 
-def _start_jax(cpu_devices: int | None) -> None:
-    """Settings that must come before the first use of JAX."""
-    import os
-
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from sbm_jax.mesh import enable_compilation_cache, force_cpu_devices, use_cpu_cores
-
-    if cpu_devices:
-        force_cpu_devices(cpu_devices)
-    else:
-        use_cpu_cores()
-    enable_compilation_cache()
-
-
 @cli.command("run")
 @run_options
 @click.option("--stages", metavar="NAMES", help="Only these: a,b,c or a range such as train..align.")
@@ -69,26 +57,19 @@ def run_command(
 ) -> None:
     """Run every stage (or some) and print where the results are."""
     from sbm_jax import pipeline
+    from sbm_jax.plan import plan_lines
     from sbm_jax.store.lock import run_lock
 
     chosen = pipeline.choose(stages)
     context = make_context(config_path, overrides, out)
     if dry_run:
-        click.echo("\n".join(pipeline.plan_lines(context, chosen)))
+        click.echo("\n".join(plan_lines(context, chosen)))
         return
     with run_lock(out):
-        _start_if_needed(context, chosen, cpu_devices)
+        start_if_needed(context, chosen, cpu_devices)
         pipeline.run(context, chosen)
-        if context.has(context.specs.report):
+        if context.has(context.last):
             click.echo("\n".join(pipeline.publish(context)))
-
-
-def _start_if_needed(context: Any, chosen: tuple[str, ...], cpu_devices: int | None) -> None:
-    """JAX takes seconds to start: leave it alone when every store is there."""
-    from sbm_jax import pipeline
-
-    if any(step.stage in chosen and not context.has(step.spec) for step in pipeline.steps(context)):
-        _start_jax(cpu_devices)
 
 
 def _add_stage(name: str, text: str) -> None:
@@ -97,13 +78,14 @@ def _add_stage(name: str, text: str) -> None:
     @click.pass_obj
     def command(cpu_devices: int | None, config_path: Path | None, overrides: tuple[str, ...], out: Path) -> None:
         from sbm_jax import pipeline
+        from sbm_jax.plan import steps
         from sbm_jax.store.lock import run_lock
 
         context = make_context(config_path, overrides, out)
         with run_lock(out):
-            _start_if_needed(context, (name,), cpu_devices)
+            start_if_needed(context, (name,), cpu_devices)
             pipeline.run(context, (name,))
-            for step in pipeline.steps(context):
+            for step in steps(context):
                 if step.stage == name:
                     click.echo(str(step.spec.path(context.stores)))
 
@@ -112,26 +94,7 @@ for _name, _text in _STAGES.items():
     _add_stage(_name, _text)
 
 
-@cli.group()
-def data() -> None:
-    """Datasets: write the demo's."""
-
-
-@data.command("demo")
-@run_options
-@click.pass_obj
-def data_demo(cpu_devices: int | None, config_path: Path | None, overrides: tuple[str, ...], out: Path) -> None:
-    """Write the embedded dataset: scenes, simulated brains, and the truth behind them."""
-    from sbm_jax import pipeline
-    from sbm_jax.store.lock import run_lock
-
-    context = make_context(config_path, overrides, out)
-    if context.facts.demo is None:
-        raise UserError(f"data.root is {context.config.data.root}; only data.root=demo can be written")
-    with run_lock(out):
-        _start_if_needed(context, ("dataset",), cpu_devices)
-        pipeline.run(context, ("dataset",))
-    click.echo(str(context.facts.root))
+cli.add_command(data)
 
 
 @cli.group()
@@ -146,7 +109,7 @@ def demo_zero_shot(cpu_devices: int | None, scenes: int) -> None:
     """Held-out zero-shot accuracy of the embedded CLIP, as JSON."""
     import json
 
-    _start_jax(cpu_devices)
+    start_jax(cpu_devices)
     from sbm_jax.demo.zero_shot import zero_shot_accuracy
 
     click.echo(json.dumps(zero_shot_accuracy(n_scenes=scenes), indent=1))

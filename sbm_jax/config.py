@@ -37,11 +37,36 @@ class DemoConfig(Section):
 
 
 class DataConfig(Section):
-    """Where the images and the brains are."""
+    """Where the images and the brains are, and which of them."""
 
     root: str = Field(description="a dataset folder, or `demo` for the embedded one")
+    format: str = Field(default="auto", description="the layout, where the folder should not be recognised by itself")
     subjects: list[str] = Field(default_factory=list, description="names; empty means all")
+    space: str = Field(default="", description="func1pt8mm, fsaverage, ...; empty: the layout's first")
+    betas: str = Field(default="", description="version: b1, b2, b3 (NSD), TYPED (GLMsingle); empty: the layout's first")
+    mask: str = Field(default="", description="ROI or mask file that chooses the columns; empty: the layout's own")
+    stimuli: str = Field(default="", description="pictures outside the folder: a folder or an HDF5 file")
+    shared: str = Field(default="", description="file that lists the shared images, where the dataset does not say")
+    hold_out: float = Field(
+        default=0, ge=0, lt=1, description="instead, this share of the images scores, drawn by a fixed seed"
+    )
     demo: DemoConfig = DemoConfig()
+
+
+class BetasConfig(Section):
+    """Single trials to one response per image."""
+
+    zscore: Literal["session", "run", "none"] = Field(default="session", description="within what trials are z-scored")
+    dtype: Literal["float16", "float32"] = "float32"
+    ncsnr: Literal["auto", "shipped", "estimated"] = Field(
+        default="auto", description="auto: the dataset's own where it brings one, else estimated from repeats"
+    )
+    min_ncsnr: float = Field(default=0, ge=0, description="voxels below it are left out before anything else")
+    min_noise_ceiling: float = Field(
+        default=0, ge=0, le=1, description="the same by the noise ceiling, a fraction of variance"
+    )
+    memory_mb: int = Field(default=1024, ge=16, description="budget for trials in memory")
+    keep_trials: bool = Field(default=False, description="keep the converted single trials beside the betas")
 
 
 class BackboneConfig(Section):
@@ -49,12 +74,27 @@ class BackboneConfig(Section):
 
     path: str = Field(description="a Hugging Face model folder, a hub id in the local cache, or `demo`")
     layers: list[int] = Field(default_factory=list, description="0-based blocks; empty means all")
+    hooks: list[str] = Field(
+        default_factory=list,
+        description="places by name, such as block03.attn_out, instead of the residual stream after `layers`",
+    )
+    image_size: int = Field(default=0, ge=0, description="side of the input, pixels; 0: what the model's processor makes")
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of parameters and products")
+
+    @pydantic.model_validator(mode="after")
+    def _layers_or_hooks(self) -> BackboneConfig:
+        if self.layers and self.hooks:
+            raise ValueError("backbone.layers and backbone.hooks are two ways to say one thing; set one of them")
+        return self
 
 
 class ExtractConfig(Section):
     """Images to activations."""
 
     dtype: Literal["float16", "float32"] = "float16"
+    geometry: Literal["square", "stretch", "processor"] = Field(
+        default="square", description="how a picture becomes the square input; processor: as the model's own does"
+    )
     batch: int = Field(default=64, ge=1, description="images per step, over all devices")
     shard_images: int = Field(default=256, ge=1, description="images per shard file")
 
@@ -138,6 +178,7 @@ class Config(Section):
     """One run. `devices` is not part of any store's name: results do not depend on it beyond rounding."""
 
     data: DataConfig
+    betas: BetasConfig = BetasConfig()
     backbone: BackboneConfig
     extract: ExtractConfig = ExtractConfig()
     train: TrainConfig = TrainConfig()

@@ -33,7 +33,7 @@ def test_every_command_has_help_and_is_in_the_readme():
 
 def test_every_option_has_help():
     for name, command in commands(cli).items():
-        for option in command.params:
+        for option in (p for p in command.params if isinstance(p, click.Option)):
             assert getattr(option, "help", None), f"{name} {option.name}"
 
 
@@ -51,3 +51,15 @@ def test_local_links_lead_somewhere():
 
 def test_readme_has_no_placeholder_left():
     assert not re.findall(r"@[A-Z]+@", (ROOT / "README.md").read_text())
+
+
+def test_every_configuration_loads_and_says_how_it_is_run():
+    found = sorted((ROOT / "configs").glob("*.yaml"))
+    assert len(found) >= 8
+    for path in found:
+        config = load_config(path)
+        assert config.data.root
+        head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+        command = f"sbm-jax run --config configs/{path.name} --out runs/{path.stem}"
+        assert any(command in line for line in head), path.name
+        assert any(line.startswith("# Expected: ") for line in head), path.name

@@ -20,6 +20,7 @@ TOPS = {"kernels": ROOT / "kernels", "cli": ROOT / "cli"}
 LAYERS = (
     ("cli",),
     ("pipeline",),
+    ("plan",),
     ("stages",),
     ("report", "demo"),
     ("backbones", "sae", "images", "brain"),
@@ -140,7 +141,7 @@ def test_stages_never_import_each_other():
 
 
 def test_the_pipeline_names_exactly_the_stages():
-    from sbm_jax.pipeline import STAGES
+    from sbm_jax.plan import STAGES
 
     assert sorted(STAGES) == sorted(m.rsplit(".", 1)[1] for m in stage_modules())
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sbm_jax.brain.dataset import FORMAT, LABEL_PREFIX, VERSION
+from sbm_jax.brain.readers.tables import LABEL_PREFIX, VERSION
+from sbm_jax.brain.readers.tables import NAME as FORMAT
 from sbm_jax.brain.surfaces import HEMIS, N_VERTICES
 from sbm_jax.demo.areas import ATLASES
 from sbm_jax.demo.brain import (

@@ -3,6 +3,7 @@
 Oklab: B. Ottosson, "A perceptual color space for image processing" (2020).
 """
 
+import colorsys
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,6 +55,14 @@ def parse_hex(colour: str) -> np.ndarray:
     if len(colour) != 7 or colour[0] != "#":
         raise ValueError(f"expected a colour as '#rrggbb', got {colour!r}")
     return np.frombuffer(bytes.fromhex(colour[1:]), np.uint8)
+
+
+def category_colours(count: int) -> tuple[str, ...]:
+    """'#rrggbb' for that many categories: CATEGORY_COLOURS, or evenly spaced hues where these are too few."""
+    if count <= len(CATEGORY_COLOURS):
+        return CATEGORY_COLOURS[:count]
+    hues = [colorsys.hsv_to_rgb(i / count, 0.65, 0.85) for i in range(count)]
+    return tuple("#" + "".join(f"{round(255 * part):02x}" for part in rgb) for rgb in hues)
 
 
 def _linear(rgb: np.ndarray) -> np.ndarray:

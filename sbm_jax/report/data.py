@@ -159,7 +159,8 @@ class ReportData:
 
     headline: (label, value, note) of the few numbers at the top. subjects: subject -> its maps.
     outlines: subject -> its atlases (regions whose borders are drawn). methods: (heading, paragraph).
-    provenance: nested mappings and lists of plain values. cortex None: a page without a viewer.
+    provenance: nested mappings and lists of plain values. cortex None: a page without a viewer. cortex_notes: sentences
+    above the viewer, or in its place.
     """
 
     title: str
@@ -175,3 +176,4 @@ class ReportData:
     methods: Sequence[tuple[str, str]] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    cortex_notes: Sequence[str] = ()

@@ -116,7 +116,7 @@ def _present_sections(report: ReportData) -> dict[str, str]:
     named = {item.section for item in (*report.tables, *report.curves)}
     present = {
         "summary": True,
-        "cortex": report.cortex is not None and bool(report.subjects),
+        "cortex": bool(report.cortex_notes) or (report.cortex is not None and bool(report.subjects)),
         "rois": bool(report.exemplars),
         "recovery": report.recovery is not None,
         "methods": bool(report.methods),

@@ -7,11 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sbm_jax.brain.dataset import Dataset, Subject, open_dataset
+from sbm_jax.brain.dataset import Dataset, Subject
+from sbm_jax.brain.opening import open_dataset
 from sbm_jax.config import Config, dump_config
 from sbm_jax.errors import StoreError, UserError
 from sbm_jax.provenance import provenance
-from sbm_jax.stages.facts import Facts, gather_facts, pick_subjects
+from sbm_jax.stages.facts import Facts, gather_facts, read_options
 from sbm_jax.store.spec import StoreSpec, pretty_json
 from sbm_jax.store.store import PARTIAL, Store, StoreWriter, is_finished
 
@@ -23,6 +24,7 @@ _MADE_BY = {"dataset": "data demo", "activations": "extract", "saes": "train", "
 class Specs:
     """The identity of every store of a run; each names its inputs, so a change anywhere renames what follows."""
 
+    trials: dict[str, StoreSpec]
     betas: dict[str, StoreSpec]
     activations: StoreSpec
     saes: StoreSpec
@@ -33,15 +35,17 @@ class Specs:
     layers: StoreSpec
     recovery: StoreSpec | None
     report: StoreSpec
+    rdms: StoreSpec
 
 
 def make_specs(config: Config, facts: Facts) -> Specs:
     """The chain of specs. Settings that cannot change the numbers (batch sizes, devices, budgets) are left out."""
-    extract = config.extract.model_dump(include={"dtype", "shard_images"})
+    extract = config.extract.model_dump(include={"dtype", "shard_images", "geometry"})
+    model = {"image_size": facts.backbone.image_size, "compute": config.backbone.dtype}
     activations = StoreSpec(
         "activations",
         1,
-        {"extract": extract, "hooks": list(facts.hooks), "image_size": facts.backbone.image_size},
+        {"extract": extract, "hooks": list(facts.hooks), **model},
         {"images": facts.images_fingerprint, "weights": facts.backbone.weights_hash},
     )
     saes = StoreSpec(
@@ -56,8 +60,10 @@ def make_specs(config: Config, facts: Facts) -> Specs:
         {"encode": config.encode.model_dump(exclude={"batch"}), "expansion": config.train.expansion},
         {"saes": saes.name, "activations": activations.name},
     )
+    trials = {s.name: StoreSpec("trials", 1, {"subject": s.name}, {"subject": s.fingerprint}) for s in facts.subjects}
+    averaging = config.betas.model_dump(exclude={"memory_mb", "keep_trials"})
     betas = {
-        s.name: StoreSpec("betas", 1, {"subject": s.name, "zscore": "session"}, {"subject": s.fingerprint})
+        s.name: StoreSpec("betas", 1, {"subject": s.name, **averaging}, {"subject": s.fingerprint})
         for s in facts.subjects
     }
     align_settings = config.align.model_dump(exclude={"memory_mb"})
@@ -73,13 +79,16 @@ def make_specs(config: Config, facts: Facts) -> Specs:
     roi = StoreSpec("roi", 1, {"roi": config.roi.model_dump(), **floor}, {"codes": codes.name, **brains})
     layers = StoreSpec("layers", 1, by_roi, aligned)
     recovery = StoreSpec("recovery", 1, floor, aligned) if facts.has_truth else None
+    transforms = {f"transforms {s.name}": s.transforms for s in facts.subjects if s.transforms}
     report = StoreSpec(
         "report",
-        1,
+        2,
         {"report": config.report.model_dump(), **floor},
-        {"rsa": rsa.name, "roi": roi.name, "layers": layers.name, **aligned},
+        {"rsa": rsa.name, "roi": roi.name, "layers": layers.name, **aligned, **transforms},
     )
-    return Specs(betas, activations, saes, codes, align, rsa, roi, layers, recovery, report)
+    compared = {"rsa": config.rsa.model_dump(include={"metric", "method"}), "title": config.report.title}
+    rdms = StoreSpec("rdms", 1, compared, {"activations": activations.name})
+    return Specs(trials, betas, activations, saes, codes, align, rsa, roi, layers, recovery, report, rdms)
 
 
 @dataclass
@@ -115,17 +124,24 @@ class Context:
         """The images and brains. Raises UserError when the demo's have not been made yet."""
         if self.facts.demo is not None and not self.has(self.facts.demo):
             raise UserError(f"the demo's dataset {self.facts.root} is not there yet. Run `sbm-jax data demo` first.")
-        return open_dataset(self.facts.root)
+        if self.facts.dataset is not None:
+            return self.facts.dataset
+        return open_dataset(self.facts.root, read_options(self.config), self.config.data.format)
 
     @property
     def subjects(self) -> list[Subject]:
-        return pick_subjects(self.dataset, self.config)
+        return list(self.dataset.subjects)
 
     @cached_property
     def documents(self) -> dict[str, str]:
         """Texts laid beside every store."""
         kinds = [f"{d.platform}:{d.device_kind}" for d in self.devices]
         return {"config.yaml": dump_config(self.config), "provenance.json": pretty_json(provenance(kinds))}
+
+    @property
+    def last(self) -> StoreSpec:
+        """The store whose page and summary end the run."""
+        return self.specs.rdms if self.facts.has_rdms else self.specs.report
 
     def writer(self, spec: StoreSpec) -> StoreWriter:
         return StoreWriter(self.stores, spec, self.documents)

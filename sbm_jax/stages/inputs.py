@@ -63,13 +63,15 @@ def subject_images(betas: Store) -> Images:
 
 def read_betas(betas: Store, voxels: np.ndarray | slice) -> np.ndarray:
     """Responses [n, v] of some voxels to all of the subject's images."""
-    return np.ascontiguousarray(betas.read("betas", voxels).T)
+    return np.ascontiguousarray(betas.read("betas", voxels).T, dtype=np.float32)
 
 
 def responsive(betas: Store, min_ncsnr: float) -> np.ndarray:
-    """bool [v]: usable voxels whose ncsnr is at least `min_ncsnr`; fixed before any alignment."""
-    ncsnr = betas.read("ncsnr")
-    return betas.read("usable").astype(bool) & (np.nan_to_num(ncsnr) >= min_ncsnr)
+    """bool [v]: usable voxels whose ncsnr is at least `min_ncsnr`; fixed before any alignment. All usable ones where the
+    dataset lets no ncsnr be known (no repeats, none shipped).
+    """
+    ncsnr, usable = betas.read("ncsnr"), betas.read("usable").astype(bool)
+    return usable if np.isnan(ncsnr).all() else usable & (np.nan_to_num(ncsnr) >= min_ncsnr)
 
 
 _AREAS = ("V1", "V2", "V3", "hV4")

@@ -1,4 +1,4 @@
-"""report: the page, `summary.json`, figures and GIFTI maps, from finished stores."""
+"""report: the page, `summary.json`, figures and maps, from finished stores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from sbm_jax.report.figures import brain_figure
 from sbm_jax.report.page import render_page
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.report_content import build
-from sbm_jax.stages.report_maps import SPACE, atlases, cortex, subject_maps, write_gifti
+from sbm_jax.stages.report_maps import cortex, subject_maps, write_files
 from sbm_jax.stages.report_summary import summarise
 from sbm_jax.store.spec import pretty_json
 from sbm_jax.store.store import Store, replace_text
@@ -16,40 +16,38 @@ _FIGURES = ("held_out", "best_layer", "category")
 
 
 def run(ctx: Context) -> Store:
-    """Write `report.html`, `summary.json`, `figures/*.png` (first subject) and `maps/*.func.gii`."""
+    """Write `report.html`, `summary.json`, `maps/` in the space of the data and on fsaverage5, and `figures/*.png` of the
+    first subject that can be put on fsaverage5.
+    """
     writer = ctx.writer(ctx.specs.report)
     summary = summarise(ctx)
-    on_cortex = ctx.dataset.space == SPACE
-    maps = {s.name: subject_maps(ctx, s) for s in ctx.subjects} if on_cortex else {}
-    pieces = 1 + (len(_FIGURES) + len(maps) if maps else 0)
-    with progress("report", pieces, "pieces") as task:
+    maps = {s.name: subject_maps(ctx, s) for s in ctx.subjects}
+    drawn = next((name for name, found in maps.items() if found.on_cortex), "")
+    figures = [layer for layer in maps[drawn].on_cortex if layer.name in _FIGURES] if drawn else []
+    with progress("report", 1 + len(maps) + len(figures), "pieces") as task:
         replace_text(writer.path / "report.html", render_page(build(ctx, summary, maps)))
         task.advance()
-        for name in ("figures", "maps") if maps else ():
+        for name in ("maps", "figures") if figures else ("maps",):
             (writer.path / name).mkdir(exist_ok=True)
-        for subject, layers in maps.items():
-            for layer in layers:
-                write_gifti(writer.path / "maps", subject, layer)
+        for subject in ctx.subjects:
+            write_files(writer.path / "maps", subject, maps[subject.name])
             task.advance()
-        for subject in ctx.subjects[:1] if maps else []:
-            surfaces = cortex()
-            for layer in maps[subject.name]:
-                if layer.name in _FIGURES:
-                    brain_figure(
-                        writer.path / "figures" / f"{subject.name}_{layer.name}.png",
-                        surfaces,
-                        layer.values,
-                        layer.kind,
-                        layer.vmin,
-                        layer.vmax,
-                        f"{layer.label}, {subject.name}",
-                        atlases(subject),
-                        label=layer.unit,
-                        categories=layer.categories,
-                        palette=layer.palette,
-                        threshold=layer.threshold,
-                        dpi=110,
-                    )
-                    task.advance()
+        for layer in figures:
+            brain_figure(
+                writer.path / "figures" / f"{drawn}_{layer.name}.png",
+                cortex(),
+                layer.values,
+                layer.kind,
+                layer.vmin,
+                layer.vmax,
+                f"{layer.label}, {drawn}",
+                maps[drawn].atlases,
+                label=layer.unit,
+                categories=layer.categories,
+                palette=layer.palette,
+                threshold=layer.threshold,
+                dpi=110,
+            )
+            task.advance()
     replace_text(writer.path / "summary.json", pretty_json(summary))
     return writer.commit()

@@ -6,14 +6,12 @@ import json
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from sbm_jax.axes import MODE_TITLES
+from sbm_jax.images.sources import open_image
 from sbm_jax.report.data import (
     Column,
     LayerCurve,
-    MapLayer,
-    Recovery,
     ReportData,
     RoiExemplars,
     Table,
@@ -22,7 +20,8 @@ from sbm_jax.report.data import (
 from sbm_jax.report.thumbs import thumbnail
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import relative_extents, short_roi
-from sbm_jax.stages.report_maps import SPACE, atlases, cortex
+from sbm_jax.stages.report_maps import SPACE, SubjectMaps, cortex
+from sbm_jax.stages.report_recovery import recovery_tables
 
 METHODS = (
     (
@@ -45,15 +44,21 @@ METHODS = (
         "Spearman correlation between two voxel x voxel correlation matrices, of the responses and of the assigned units. It "
         "is not 0 under shuffling, since voxels that share a unit correlate by construction.",
     ),
+    (
+        "Cortical maps",
+        f"Drawn on {SPACE}, the first 10,242 vertices of each hemisphere of fsaverage. Volumes are sampled with NSD's own "
+        "transform files at three cortical depths: scores by trilinear interpolation and the mean over depths (a vertex is "
+        "empty if less than half of its weight falls on voxels with a value), categories and regions by the nearest voxel "
+        "and the majority of depths, the best layer from the interpolated score of every layer.",
+    ),
 )
 
-_DEPTH = ("best_layer", "best_layer_shuffled", "centre_of_mass", "held_out")
 
-
-def build(ctx: Context, summary: dict[str, Any], maps: dict[str, list[MapLayer]]) -> ReportData:
-    """The page's content; `maps` per subject (empty when the data lie on no surface)."""
+def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -> ReportData:
+    """The page's content; `maps` per subject."""
     recovery = summary["recovery"]
     data = summary["dataset"]
+    drawn = {name: found for name, found in maps.items() if found.on_cortex}
     return ReportData(
         title=ctx.config.report.title,
         subtitle=(
@@ -62,16 +67,28 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, list[MapLayer]]
         ),
         headline=_headline(ctx, summary),
         tables=[*_summary_tables(summary), _sae_table(summary), *_roi_tables(summary), *_rsa_tables(ctx, summary)],
-        cortex=cortex() if maps else None,
-        subjects=maps,
-        outlines={s.name: atlases(s) for s in ctx.subjects} if maps else {},
+        cortex=cortex() if drawn else None,
+        cortex_notes=_cortex_notes(maps),
+        subjects={name: found.on_cortex for name, found in drawn.items()},
+        outlines={name: found.atlases for name, found in drawn.items()},
         curves=_curves(ctx, summary),
         exemplars=_exemplars(ctx),
-        recovery=_recovery(recovery) if recovery else None,
+        recovery=recovery_tables(recovery) if recovery else None,
         methods=METHODS,
         provenance=_provenance(ctx),
         warnings=_warnings(ctx, summary),
     )
+
+
+def _cortex_notes(maps: dict[str, SubjectMaps]) -> list[str]:
+    """One sentence for all subjects that share a reason not to be drawn."""
+    out = []
+    for reason in dict.fromkeys(found.why_not for found in maps.values() if found.why_not):
+        names = ", ".join(name for name, found in maps.items() if found.why_not == reason)
+        out.append(
+            f"Not drawn on {SPACE}: {names}, because {reason}. Maps in the space of the data are in the folder maps."
+        )
+    return out
 
 
 def _headline(ctx: Context, summary: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -79,12 +96,13 @@ def _headline(ctx: Context, summary: dict[str, Any]) -> list[tuple[str, str, str
     rows = [s["modes"][mode] for s in summary["subjects"].values()]
     held_out = float(np.mean([row["held_out_mean"] for row in rows]))
     in_sample = float(np.mean([row["mean"] for row in rows]))
-    ceiling = float(np.mean([row["held_out_of_ceiling"] for row in rows]))
+    ceilings = [row["held_out_of_ceiling"] for row in rows if row["held_out_of_ceiling"] is not None]
     out = [
         ("held-out similarity", f"{held_out:.3f}", f"mean over responsive voxels, {MODE_TITLES[mode]}"),
         ("in-sample similarity", f"{in_sample:.3f}", "same voxels, scored where selected"),
-        ("of the noise ceiling", f"{100 * ceiling:.0f} %", "held-out r / ceiling on r"),
     ]
+    if ceilings:
+        out.append(("of the noise ceiling", f"{100 * float(np.mean(ceilings)):.0f} %", "held-out r / ceiling on r"))
     if summary["recovery"] and summary["recovery"]["modes"][mode]["all"]["category"]:
         found = summary["recovery"]["modes"][mode]["all"]["category"]
         note = (
@@ -125,13 +143,21 @@ def _summary_tables(summary: dict[str, Any]) -> list[Table]:
     return [
         Table(
             f"Alignment, {name}",
-            f"{s['responsive']:,} responsive voxels (ncsnr at least {s['min_ncsnr']}, median {s['median_ncsnr']:.2f}) of "
-            f"{s['voxels']:,}; median ceiling on r {s['median_ceiling']:.2f}.",
+            _voxels_note(s),
             columns,
             [[MODE_TITLES[mode], *(row[key] for key in keys)] for mode, row in s["modes"].items()],
         )
         for name, s in summary["subjects"].items()
     ]
+
+
+def _voxels_note(s: dict[str, Any]) -> str:
+    if s["median_ncsnr"] is None:
+        return f"{s['responsive']:,} voxels of {s['voxels']:,}; ncsnr and noise ceiling are unknown, so none was left out for it."
+    return (
+        f"{s['responsive']:,} responsive voxels (ncsnr at least {s['min_ncsnr']}, median {s['median_ncsnr']:.2f}) of "
+        f"{s['voxels']:,}; median ceiling on r {s['median_ceiling']:.2f}."
+    )
 
 
 def _sae_table(summary: dict[str, Any]) -> Table:
@@ -196,7 +222,7 @@ def _rsa_tables(ctx: Context, summary: dict[str, Any]) -> list[Table]:
 
 
 def _curves(ctx: Context, summary: dict[str, Any]) -> list[LayerCurve]:
-    mode, labels = ctx.config.report.mode, [str(layer) for layer in ctx.facts.layers]
+    mode, labels = ctx.config.report.mode, list(ctx.facts.layer_labels)
     out = []
     for subject, profiles in summary["layers"][mode].items():
         series = {short_roi(roi): (_numbers(record["held_out"]), None, None) for roi, record in profiles.items()}
@@ -233,13 +259,13 @@ def _exemplars(ctx: Context) -> list[RoiExemplars]:
     roi = ctx.open(ctx.specs.roi)
     exemplars = roi.read(f"{mode}/exemplars")
     names, extents = relative_extents(ctx.dataset.images.labels)
-    files, captions = ctx.dataset.images.files, ctx.dataset.images.captions
+    images = ctx.dataset.images
     thumbs: dict[int, Any] = {}
 
     def thumb(row: int) -> Any:
         if row not in thumbs:
-            with Image.open(files[row]) as picture:
-                thumbs[row] = thumbnail(np.asarray(picture.convert("RGB")), captions[row] or files[row].name)
+            pixels = np.asarray(open_image(images.sources[row]))
+            thumbs[row] = thumbnail(pixels, images.captions[row] or images.ids[row])
         return thumbs[row]
 
     subject = ctx.subjects[0].name
@@ -275,65 +301,6 @@ def _purity(rows: np.ndarray, names: list[str], extents: np.ndarray) -> str:
     return f"{counts[best]} of {len(rows)} exemplars: {names[best]}"
 
 
-def _ordered(by_mode: dict[str, Any]) -> list[tuple[str, Any]]:
-    return [(mode, by_mode[mode]) for mode in MODE_TITLES if mode in by_mode]
-
-
-def _recovery(recovery: dict[str, Any]) -> Recovery:
-    rows = []
-    for mode, record in _ordered(recovery["modes"]):
-        for concept, part in [*record["all"]["concepts"].items(), ("all categories", record["all"]["category"])]:
-            if part:
-                found = [100 * part["found"], 100 * part["shuffled"]]
-                rows.append([MODE_TITLES[mode], concept, part["vertices"], *found, part["held_out"]])
-    columns = [
-        "features",
-        "concept",
-        "vertices",
-        Column("found", "%", 0),
-        Column("shuffled", "%", 0),
-        "held-out r",
-    ]
-    concepts = Table(
-        "Concepts",
-        "Share of a concept's vertices (all subjects) whose best unit, chosen on unique images, follows that concept over the "
-        "shared images; beside it the same for units that won on permuted images.",
-        columns,
-        rows,
-        section="recovery",
-    )
-    rows = [
-        [MODE_TITLES[mode], area, *(part[key] for key in ("vertices", *_DEPTH))]
-        for mode, record in _ordered(recovery["modes"])
-        for area, part in record["all"]["depth"].items()
-    ]
-    columns = [
-        "features",
-        "vertices of",
-        "vertices",
-        Column("best layer", digits=2),
-        Column("best layer", "shuffled", 2),
-        Column("centre of mass", digits=2),
-        "held-out r",
-    ]
-    depth = Table(
-        "Depth",
-        "Mean layer (0 is the first block) of early and of category vertices.",
-        columns,
-        rows,
-        section="recovery",
-    )
-    rows = [
-        [MODE_TITLES[mode], part["vertices"], part["held_out"], 100 * part["above_0.1"]]
-        for mode, record in _ordered(recovery["modes"])
-        if (part := record["all"]["silent"])
-    ]
-    columns = ["features", "vertices", Column("held-out r", digits=4), Column("above 0.1", "%", digits=1)]
-    silent = Table("Silent vertices", "Vertices that respond to nothing.", columns, rows, section="recovery")
-    text = "The simulated brains were driven by what is in the scenes, never by the backbone. How much of it was found again:"
-    return Recovery(text, (concepts, depth, silent))
-
-
 def _provenance(ctx: Context) -> dict[str, Any]:
     stores = {"saes": ctx.specs.saes, "codes": ctx.specs.codes, "activations": ctx.specs.activations, **ctx.specs.align}
     return {
@@ -348,11 +315,12 @@ def _warnings(ctx: Context, summary: dict[str, Any]) -> list[str]:
     for name, record in summary["subjects"].items():
         dropped = record["voxels"] - record["usable"]
         if dropped:
-            out.append(f"{name}: {dropped} of {record['voxels']} voxels are constant or lack data and were left out.")
+            out.append(
+                f"{name}: {dropped} of {record['voxels']} voxels lack data, do not vary, or are below the "
+                "reliability floor, and were left out."
+            )
     for part in summary["rsa"]["too_small"]:
         out.append(
             f"{part['subject']}: {short_roi(part['roi'])} has only {part['voxels']} responsive voxels and was left out."
         )
-    if ctx.dataset.space != SPACE:
-        out.append(f"The data lie in {ctx.dataset.space}; maps are drawn for {SPACE} only.")
     return out

@@ -1,19 +1,37 @@
-"""Per-voxel results as maps on the cortical surface, and as GIFTI files."""
+"""Per-voxel results: as files in the space of the columns, and on the fsaverage5 cortex where there is a way to it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from sbm_jax.brain.dataset import Subject
-from sbm_jax.brain.surfaces import N_VERTICES, load_fsaverage5, write_func_gii
-from sbm_jax.report.colormaps import CATEGORY_COLOURS
+from sbm_jax.brain.maps import LabelMap, ScalarMap, VoxelMap, write_maps
+from sbm_jax.brain.spaces import HEMIS, SurfaceSpace
+from sbm_jax.brain.surfaces import N_VERTICES, load_fsaverage5
+from sbm_jax.brain.transforms import Resampler, argmax_after, to_template, why_not
+from sbm_jax.report.colormaps import category_colours, parse_hex
 from sbm_jax.report.data import CortexData, Hemisphere, MapLayer, RoiAtlas
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import responsive
 
 SPACE = "fsaverage5"
+
+
+@dataclass(frozen=True)
+class SubjectMaps:
+    """One subject's maps.
+
+    by_voxel: values [v], a category's index or NaN. on_cortex: the same maps with values [left + right vertices] of
+    fsaverage5, empty where the subject cannot be put there. atlases: its regions on fsaverage5. why_not: the reason.
+    """
+
+    by_voxel: list[MapLayer]
+    on_cortex: list[MapLayer]
+    atlases: list[RoiAtlas]
+    why_not: str = ""
 
 
 def cortex() -> CortexData:
@@ -25,15 +43,19 @@ def cortex() -> CortexData:
     return CortexData(hemis)
 
 
-def on_surface(subject: Subject, values_v: np.ndarray, empty: float = np.nan) -> np.ndarray:
-    """[left + right vertices] from one value per voxel; `empty` where the subject has no voxel."""
-    out = np.full(2 * N_VERTICES, empty, np.float64)
-    out[subject.vertex + N_VERTICES * (subject.hemi == "R")] = values_v
-    return out
+def subject_maps(ctx: Context, subject: Subject) -> SubjectMaps:
+    """All maps of one subject. Raises UserError for transform files that are there but damaged."""
+    by_voxel = voxel_maps(ctx, subject)
+    reason = why_not(subject.space, subject.transforms, SPACE)
+    if reason:
+        return SubjectMaps(by_voxel, [], [], reason)
+    resampler = to_template(subject.space, subject.transforms, SPACE)
+    on_cortex = [replace(layer, values=_drawn(ctx, subject, layer, resampler)) for layer in by_voxel]
+    return SubjectMaps(by_voxel, on_cortex, atlases(subject, resampler))
 
 
-def subject_maps(ctx: Context, subject: Subject) -> list[MapLayer]:
-    """What the viewer offers for one subject, the held-out score first."""
+def voxel_maps(ctx: Context, subject: Subject) -> list[MapLayer]:
+    """What is shown of one subject with one value per voxel, the held-out score first."""
     mode = ctx.config.report.mode
     align, betas = ctx.open(ctx.specs.align[subject.name]), ctx.open(ctx.specs.betas[subject.name])
     layers = ctx.open(ctx.specs.layers)
@@ -41,18 +63,15 @@ def subject_maps(ctx: Context, subject: Subject) -> list[MapLayer]:
     held_out, in_sample = align.read(f"{mode}/held_out")[:, 0], align.read(f"{mode}/voxel_values")[:, 0]
     top = max(0.1, float(np.nanpercentile(in_sample, 99.8)))
     depth = max(1, len(ctx.facts.hooks) - 1)  # a scale needs two ends even when there is one layer
-
-    def here(values: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-        return on_surface(subject, np.where(mask, values, np.nan) if mask is not None else values)
-
     best_layer = layers.read(f"{mode}/{subject.name}/best_layer").astype(float)
+    centre = layers.read(f"{mode}/{subject.name}/depth")
     maps = [
         MapLayer(
             "held_out",
             "Held-out similarity of the best unit",
             "r",
             "sequential",
-            here(held_out),
+            held_out,
             0,
             top,
             threshold=0.2,
@@ -63,7 +82,7 @@ def subject_maps(ctx: Context, subject: Subject) -> list[MapLayer]:
             "In-sample similarity of the best unit",
             "r",
             "sequential",
-            here(in_sample),
+            in_sample,
             0,
             top,
             threshold=0.2,
@@ -74,47 +93,67 @@ def subject_maps(ctx: Context, subject: Subject) -> list[MapLayer]:
             "Layer of the best unit",
             "layer",
             "sequential",
-            here(best_layer, alive),
+            np.where(alive, best_layer, np.nan),
             0,
             depth,
             palette="lagoon",
-            note="responsive vertices",
+            note="responsive voxels",
         ),
         MapLayer(
             "depth",
             "Depth (centre of mass of the layer profile)",
             "layer",
             "sequential",
-            here(layers.read(f"{mode}/{subject.name}/depth"), alive),
+            np.where(alive, centre, np.nan),
             0,
             depth,
             palette="lagoon",
-            note="responsive vertices",
+            note="responsive voxels",
         ),
     ]
-    maps += _category_map(ctx, subject, mode, align.read(f"{mode}/voxel_units")[:, 0], alive)
-    ncsnr = np.nan_to_num(betas.read("ncsnr"))
-    maps.append(MapLayer("ncsnr", "ncsnr", "", "sequential", here(ncsnr), 0, 1, palette="slate", threshold=0.1))
+    maps += _category_map(ctx, mode, align.read(f"{mode}/voxel_units")[:, 0], alive)
+    ncsnr = betas.read("ncsnr")
+    if np.isfinite(ncsnr).any():
+        maps.append(
+            MapLayer("ncsnr", "ncsnr", "", "sequential", np.nan_to_num(ncsnr), 0, 1, palette="slate", threshold=0.1)
+        )
     return maps
 
 
-def _category_map(ctx: Context, subject: Subject, mode: str, units_v: np.ndarray, alive: np.ndarray) -> list[MapLayer]:
+def _category_map(ctx: Context, mode: str, units_v: np.ndarray, alive: np.ndarray) -> list[MapLayer]:
     roi = ctx.open(ctx.specs.roi)
     if mode not in ctx.config.roi.modes or not ctx.dataset.images.labels:
         return []
     concepts = list(ctx.dataset.images.labels)
     of_unit = roi.read(f"{mode}/concepts").reshape(-1)
     category = np.where(alive & (units_v >= 0), of_unit[units_v], -1)
-    values = on_surface(subject, np.where(category >= 0, category, np.nan))
-    colours = list(zip(concepts, CATEGORY_COLOURS, strict=False))
-    note = "concept that the best unit follows most over the shared images; responsive vertices"
+    values = np.where(category >= 0, category, np.nan)
+    colours = list(zip(concepts, category_colours(len(concepts)), strict=True))
+    note = "concept that the best unit follows most over the shared images; responsive voxels"
     last = len(concepts) - 1
     return [
         MapLayer("category", "Dictionary category", "", "categorical", values, 0, last, categories=colours, note=note)
     ]
 
 
-def atlases(subject: Subject) -> list[RoiAtlas]:
+def _drawn(ctx: Context, subject: Subject, layer: MapLayer, resampler: Resampler) -> np.ndarray:
+    """The map on fsaverage5: scores interpolated, categories by the nearest voxel, the best layer of interpolated scores."""
+    if layer.kind == "categorical":
+        category = np.where(np.isfinite(layer.values), layer.values, -1).astype(np.int64)
+        return _without(resampler.labels(category))
+    if layer.name == "best_layer":
+        profile = ctx.open(ctx.specs.align[subject.name]).read(f"{ctx.config.report.mode}/layer_values")
+        # exactly 0 is a layer whose every unit is constant, which ranks below all others
+        scored = np.where(np.isfinite(layer.values) & (profile != 0), profile, np.nan)
+        return _without(argmax_after(resampler, scored))
+    return resampler.scores(layer.values)
+
+
+def _without(labels_r: np.ndarray) -> np.ndarray:
+    return np.where(labels_r >= 0, labels_r, np.nan)
+
+
+def atlases(subject: Subject, resampler: Resampler) -> list[RoiAtlas]:
     """Regions whose borders are drawn: every atlas with its labels."""
     out = []
     for atlas in [name for name in subject.rois if "/" not in name]:
@@ -127,15 +166,29 @@ def atlases(subject: Subject) -> list[RoiAtlas]:
             if fresh.any():
                 names.append(name.removeprefix(atlas + "/"))
                 taken[fresh] = len(names)
-        out.append(RoiAtlas(atlas, on_surface(subject, taken, 0).astype(int), names))
+        out.append(RoiAtlas(atlas, resampler.labels(taken, empty=0), names))
     return out
 
 
-def write_gifti(folder: Path, subject: str, layer: MapLayer) -> list[str]:
-    """One `.func.gii` per hemisphere; returns the file names."""
-    names = []
-    for hemi, part in (("L", slice(0, N_VERTICES)), ("R", slice(N_VERTICES, None))):
-        name = f"{subject}_space-{SPACE}_hemi-{hemi}_desc-{layer.name.replace('_', '')}.func.gii"
-        write_func_gii(folder / name, np.asarray(layer.values[part], np.float32), hemi, layer.label)
-        names.append(name)
-    return names
+def write_files(folder: Path, subject: Subject, maps: SubjectMaps) -> list[Path]:
+    """Every map in the space of the subject's columns, and on fsaverage5 where that is another; returns the files."""
+    files = write_maps(folder, subject.name, subject.space, _files(maps.by_voxel))
+    if maps.on_cortex and subject.space.name != SPACE:
+        vertex = np.tile(np.arange(N_VERTICES), len(HEMIS))
+        template = SurfaceSpace(SPACE, (N_VERTICES, N_VERTICES), np.repeat(HEMIS, N_VERTICES), vertex)
+        files += write_maps(folder, subject.name, template, _files(maps.on_cortex))
+    return files
+
+
+def _files(layers: list[MapLayer]) -> dict[str, VoxelMap]:
+    """Maps as they are written. A category's number in a file is its index + 1, since 0 there means none."""
+    out: dict[str, VoxelMap] = {}
+    for layer in layers:
+        if layer.kind == "categorical":
+            labels = np.where(np.isfinite(layer.values), layer.values + 1, 0).astype(np.int64)
+            names = {key: name for key, (name, _) in enumerate(layer.categories, start=1)}
+            rgb = [tuple((parse_hex(colour) / 255).tolist()) for _, colour in layer.categories]
+            out[layer.name] = LabelMap(labels, names, dict(enumerate(rgb, start=1)), layer.label)
+        else:
+            out[layer.name] = ScalarMap(np.asarray(layer.values), layer.label)
+    return out

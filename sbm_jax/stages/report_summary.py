@@ -29,7 +29,7 @@ def summarise(ctx: Context) -> dict[str, Any]:
         },
         "backbone": {
             "family": facts.backbone.family,
-            "layers": list(facts.layers),
+            "layers": list(facts.layer_labels),
             "width": facts.backbone.d_model,
             "patches": facts.backbone.n_patches,
             "image_size": facts.backbone.image_size,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +104,11 @@ class StoreWriter:
         with arrays.guarded(f"writing {self.path / name}"):
             array[start:stop].write(np.ascontiguousarray(block, array.dtype.numpy_dtype)).result()
 
+    def read(self, name: str) -> np.ndarray:
+        """All rows of a declared array, in memory; those not written yet are zero."""
+        with arrays.guarded(f"reading {self.path / name}"):
+            return np.asarray(self._arrays[name].read().result())
+
     def width(self, name: str) -> int:
         """Columns of a declared array."""
         return int(self._arrays[name].shape[1])
@@ -194,14 +198,15 @@ class Store:
             view = array if rows is None else array[rows]
             return np.asarray(view.read().result())
 
+    def read_columns(self, name: str, columns: slice) -> np.ndarray:
+        """Columns of a two-dimensional array in memory. Raises StoreError as `read`."""
+        array = self.array(name)
+        with arrays.guarded(f"reading {self.path / name}"):
+            return np.asarray(array[:, columns].read().result())
+
     def json(self, name: str) -> Any:
         """A JSON document of the store."""
         try:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise StoreError(f"store {self.path}: cannot read {name} ({error}). Delete the folder and rerun.") from None
-
-
-def finished_or(stores: Path, spec: StoreSpec, make: Callable[[], Store]) -> Store:
-    """The finished store of `spec`, or the one that `make` commits."""
-    return Store(spec.path(stores)) if is_finished(spec.path(stores)) else make()

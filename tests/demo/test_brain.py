@@ -7,8 +7,8 @@ import csv
 import numpy as np
 import pytest
 
+from sbm_jax.brain import open_dataset
 from sbm_jax.brain.betas import stream_betas
-from sbm_jax.brain.dataset import open_dataset
 from sbm_jax.brain.surfaces import load_fsaverage5
 from sbm_jax.demo import areas, brain, features
 from sbm_jax.demo.dataset import write_demo_dataset
@@ -228,8 +228,8 @@ def test_dataset_is_read_like_any_other(demo):
         assert subject.n_trials == 360 and subject.n_voxels == 20_484
         np.testing.assert_array_equal(np.bincount(subject.session)[1:], [120] * 3)
         assert (np.bincount(subject.trial_image)[subject.seen()] == 3).all()
-        assert subject.responses().dtype == np.float16
-        assert np.isfinite(subject.responses()).all()
+        assert subject.responses.dtype == np.float16
+        assert np.isfinite(subject.responses.read_voxels(slice(None))).all()
         assert set(areas.ATLASES) <= set(subject.rois)
     first, second = (set(data.image_sets(s)[1]) for s in data.subjects)
     assert not first & second

@@ -93,7 +93,7 @@ def make_report(word: Callable[[str], str] = lambda text: text) -> ReportData:
         [RoiExemplars(word("FFA"), word("top units"), cards)], Recovery(word("found again"), [table]),
         [(word("Similarity"), word("cosine"))],
         {word("config"): {word("seed"): 7, word("paths"): [word("a/b"), {word("k"): word("v")}], "no": None}},
-        [word("careful")],
+        [word("careful")], [word("not drawn: subj03")],
     )  # fmt: skip
 
 

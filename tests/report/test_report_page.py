@@ -170,7 +170,9 @@ def test_labels_and_sections_that_do_not_fit_are_refused(build_report):
 
 def test_without_cortex_truth_or_exemplars(build_report):
     bare = replace(build_report(), cortex=None, subjects={}, outlines={}, exemplars=(), recovery=None, warnings=())
-    page = render_page(bare)
+    noted = render_page(bare)
+    assert parse(noted).count.get("canvas") is None and "<p>not drawn: subj03</p>" in noted.split('id="cortex"')[1]
+    page = render_page(replace(bare, cortex_notes=()))
     assert 'id="cortex"' not in page and 'id="recovery"' not in page and 'id="summary"' in page
     assert payload(page)["cortex"] is None
 

@@ -48,5 +48,6 @@ def test_reliability(stores, subject):
 
 def test_every_voxel_of_the_demo_is_usable(stores, subject):
     dropped = stores.document("betas", "dropped.json", subject)
-    assert dropped == {"voxels": [], "missing_trials": [], "n_voxels": 20_484}
+    nothing = {"voxels": [], "missing_trials": [], "incomplete": 0, "below": {}, "notes": []}
+    assert dropped == {**nothing, "n_voxels": 20_484}
     assert stores.brain(subject).usable.all()

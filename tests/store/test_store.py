@@ -21,7 +21,7 @@ from sbm_jax.errors import StoreError, UserError
 from sbm_jax.store.buffer import ShardBuffer
 from sbm_jax.store.lock import run_lock
 from sbm_jax.store.spec import StoreSpec, canonical_json, pretty_json
-from sbm_jax.store.store import PARTIAL, Store, StoreWriter, finished_or, is_finished
+from sbm_jax.store.store import PARTIAL, Store, StoreWriter, is_finished
 
 SPEC = StoreSpec("activations", 1, {"dtype": "float16", "hooks": ["block00.resid"]}, {"images": "abc"})
 
@@ -303,21 +303,6 @@ def test_an_unfinished_store_is_refused(tmp_path, rng):
         Store(store.path)
 
 
-def test_finished_or_makes_once(tmp_path, rng):
-    made = []
-
-    def make() -> Store:
-        made.append(1)
-        return write(tmp_path, example(rng))
-
-    first = finished_or(tmp_path, SPEC, make)
-    assert finished_or(tmp_path, SPEC, make).path == first.path and made == [1]
-
-
-# Writing by shard, stopping and going on -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("start", "rows"), [(0, 3), (1, 4), (4, 5), (8, 1), (2, 2)])
 def test_only_whole_shards_are_written(tmp_path, start, rows):
     writer = StoreWriter(tmp_path, SPEC)
     writer.create("x", (10, 2), "float32", shard_rows=4)

@@ -1,0 +1,185 @@
+"""What a run will make: every store in order, with estimates of bytes on disk, memory, work, and time on a stated machine."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sbm_jax.axes import SAE_MODES
+from sbm_jax.stages.context import Context
+from sbm_jax.store.spec import StoreSpec
+from sbm_jax.store.store import PARTIAL
+
+STAGES = (
+    "dataset",
+    "betas",
+    "extract",
+    "train",
+    "encode",
+    "align",
+    "rsa",
+    "roi",
+    "layers",
+    "recovery",
+    "report",
+    "rdms",
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Assumed rates: floating-point operations per second in the products, bytes per second to and from disk."""
+
+    name: str
+    flops: float
+    disk: float
+
+
+# Assumptions, not measurements: float32 products at half of the data sheet's 67 TFLOP/s, one local NVMe disk.
+H100 = Machine("one H100", 33e12, 1.5e9)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One store to be made: by which stage, how large, at what cost. `argument` is the subject of per-subject stages.
+
+    bytes: on disk while it is made. flops: floating-point operations. memory: bytes of arrays on host and devices together,
+    without the interpreter and libraries. reads: bytes read from disk beside its own.
+    """
+
+    stage: str
+    spec: StoreSpec
+    bytes: float
+    flops: float
+    argument: str | None = None
+    memory: float = 0
+    reads: float = 0
+
+    def seconds(self, machine: Machine) -> float:
+        """Work and disk traffic one after the other, at the machine's rates: an upper bound where they overlap."""
+        return self.flops / machine.flops + (self.bytes + self.reads) / machine.disk
+
+    def run(self, ctx: Context) -> Any:
+        module = importlib.import_module(f"sbm_jax.stages.{self.stage}")
+        subject = {"betas": lambda name: ctx.dataset.subject(name)}.get(self.stage, lambda name: name)
+        return module.run(ctx) if self.argument is None else module.run(ctx, subject(self.argument))
+
+
+def steps(ctx: Context) -> list[Step]:
+    """Every store of the run in order, with estimates of its bytes on disk and its floating-point operations."""
+    return list(_steps(ctx))
+
+
+def _steps(ctx: Context) -> Iterator[Step]:
+    facts, config, specs = ctx.facts, ctx.config, ctx.specs
+    backbone, layers, n = facts.backbone, len(facts.hooks), facts.n_images
+    t, d = backbone.n_patches, facts.width
+    u, k = config.train.expansion * d, config.train.k
+    item = 2 if config.extract.dtype == "float16" else 4
+    if facts.demo is not None:
+        trials = sum(s.n_trials * s.n_voxels for s in facts.subjects)
+        # pictures compress to about 1.9 bytes per pixel; responses are float16
+        yield Step("dataset", facts.demo, 1.9 * n * config.data.demo.size**2 + 2 * trials, 0)
+    response = 2 if config.betas.dtype == "float16" else 4
+    for s in facts.subjects:
+        # trials in an order in which voxels can be read lie on disk for a while
+        trials = 0 if ctx.has(specs.betas[s.name]) else s.trial_bytes * s.n_trials * s.n_voxels
+        size = response * s.n_images * s.n_voxels + trials
+        work = 12 * s.n_trials * s.n_voxels
+        budget = min(config.betas.memory_mb << 20, (21 * s.n_trials + 12 * s.n_images) * s.n_voxels)
+        yield Step("betas", specs.betas[s.name], size, work, s.name, budget, s.source_bytes + trials)
+    kept = t + backbone.has_cls
+    acts = n * layers * kept * d * item
+    per_image = layers * kept * d
+    batch, shard = config.extract.batch * per_image, min(n, config.extract.shard_images) * per_image * item
+    weights = 4 * backbone.n_layers * backbone.d_model * (4 * backbone.d_model + 2 * backbone.mlp_width)
+    extract = n * backbone.flops_per_image(facts.depth)
+    yield Step("extract", specs.activations, acts, extract, None, weights + batch * (4 + item) + 2 * shard)
+    if facts.has_rdms:
+        yield Step("rdms", specs.rdms, 1e5, 4 * layers * n * n * d, None, 4 * n * kept * d, acts)
+        return
+    kinds = len({mode == "cls" for mode in config.sae_modes})
+    members, train = kinds * layers, config.train
+    # encoder forward and its weight gradient are dense; decoding touches the k active rows only
+    cost = train.steps * train.batch * members * (4 * d * u + 12 * d * k)
+    # parameters, gradients and two moments; pre-activations and their gradient; the pool of mixed tokens
+    memory = members * (16 * 2 * d * u + 8 * train.batch * u + 4 * train.pool_tokens * d)
+    yield Step("train", specs.saes, members * (2 * d * u + u + 2 * d) * 4, cost, None, memory, min(acts, _drawn(ctx)))
+    width = {"cls": 2 * k, "patch_mean": 2 * min(u, t * k), "patch_max": 2 * min(u, t * k), "raw": d, "random": u}
+    codes = {mode: n * layers * width[mode] * 4 for mode in config.encode.modes}
+    tokens = sum({"cls": 1, "patch_mean": t, "patch_max": 0}.get(mode, 0) for mode in config.encode.modes)
+    memory = 4 * members * 2 * d * u + 4 * config.encode.batch * t * u
+    yield Step("encode", specs.codes, sum(codes.values()), 2 * n * layers * tokens * d * u, None, memory, acts)
+    searches = 1 + config.align.shuffles
+    units = {mode: d if mode == "raw" else u for mode in config.encode.modes}
+    for s in facts.subjects:
+        flops = sum(2 * s.n_unique * layers * units[mode] * s.n_voxels * searches for mode in config.encode.modes)
+        per_voxel = 12 * config.align.k_voxel + 12 * layers + 12 * config.align.shuffles
+        out = sum(
+            s.n_voxels * (per_voxel + (4 * d if mode in SAE_MODES else 0))
+            + 8 * layers * units[mode] * config.align.k_unit
+            for mode in config.encode.modes
+        )
+        share = s.n_images / n
+        memory = max(codes.values()) * share + (config.align.memory_mb << 20)
+        yield Step("align", specs.align[s.name], out, flops, s.name, memory, sum(codes.values()) * share)
+    rdms = facts.n_shared**2 * layers * sum(2 * units[mode] for mode in config.encode.modes)
+    memory = 8 * facts.n_shared * (facts.n_shared + u)
+    yield Step("rsa", specs.rsa, 1e5, rdms, None, memory, sum(codes.values()) * facts.n_shared / n)
+    exemplars = len(config.roi.modes) * layers * u * config.roi.exemplars * 4
+    yield Step("roi", specs.roi, exemplars, 0, None, 4 * n * u, sum(codes[m] for m in config.roi.modes))
+    yield Step("layers", specs.layers, len(config.encode.modes) * sum(8 * s.n_voxels for s in facts.subjects), 0)
+    if specs.recovery is not None:
+        yield Step("recovery", specs.recovery, 1e4, 0)
+    yield Step("report", specs.report, 2e7, 0)
+
+
+def _drawn(ctx: Context) -> float:
+    """Bytes of activations that the training reads: at most once per token drawn."""
+    item = 2 if ctx.config.extract.dtype == "float16" else 4
+    return ctx.config.train.steps * ctx.config.train.batch * len(ctx.facts.hooks) * 2 * ctx.facts.width * item
+
+
+def plan_lines(ctx: Context, chosen: Sequence[str], machine: Machine = H100) -> list[str]:
+    """The dry run: one line per store with its state, size, memory, cost and time on a stated machine, and what is left."""
+    rows = [("stage", "store", "state", "disk", "memory", "FLOPs", machine.name)]
+    todo = []
+    for step in steps(ctx):
+        path = step.spec.path(ctx.stores)
+        partial = path.with_name(path.name + PARTIAL).exists()
+        state = "found" if ctx.has(step.spec) else "to finish" if partial else "to make"
+        if step.stage not in chosen:
+            state = f"{state} (not asked for)" if state != "found" else state
+        elif state != "found":
+            todo.append(step)
+        sizes = (short(step.bytes, "B"), short(step.memory, "B"), short(step.flops, "FLOP"))
+        rows.append((step.stage, step.spec.name, state, *sizes, duration(step.seconds(machine))))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    disk, flops = sum(step.bytes for step in todo), sum(step.flops for step in todo)
+    memory = max((step.memory for step in todo), default=0)
+    return [
+        *lines,
+        f"to do: about {short(disk, 'B')} on disk, at most {short(memory, 'B')} of arrays in memory, {short(flops, 'FLOP')}, "
+        f"{duration(sum(step.seconds(machine) for step in todo))} on {machine.name}; folder {ctx.out}",
+        f"assumed for {machine.name}: {machine.flops / 1e12:g} TFLOP/s in float32 products, {machine.disk / 1e9:g} GB/s of disk",
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Seconds below two minutes, minutes below two hours, else hours."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def short(value: float, unit: str) -> str:
+    """A number with a decimal prefix; a dash for zero."""
+    if value == 0:
+        return "-"
+    for power, prefix in ((15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if value >= 10**power:
+            return f"{value / 10**power:.1f} {prefix}{unit}"
+    return f"{value:.0f} {unit}"

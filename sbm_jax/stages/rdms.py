@@ -1,0 +1,137 @@
+"""rdms: image x image RDMs of every layer against the RDMs that a dataset brings, beside its noise ceiling and other models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sbm_jax.brain.dataset import HumanRdms
+from sbm_jax.errors import UserError
+from sbm_jax.kernels import rdm, rdm_compare
+from sbm_jax.kernels.rdm_compare.api import METHODS, upper_triangle
+from sbm_jax.kernels.rdm_compare.ceiling import noise_ceiling
+from sbm_jax.progress import progress
+from sbm_jax.report.data import Cell, LayerCurve, ReportData, Table
+from sbm_jax.report.page import render_page
+from sbm_jax.sae.stream import array_name
+from sbm_jax.stages.context import Context
+from sbm_jax.store.spec import pretty_json
+from sbm_jax.store.store import Store, replace_text
+
+KIND_TITLES = {"cls": "CLS token", "patch_mean": "mean of the patch tokens"}
+
+
+def run(ctx: Context) -> Store:
+    """Write `summary.json` and `report.html`.
+
+    Every person's RDM is the mean over sessions. `models` and `layers` hold the comparison with every person and its mean,
+    by every method of `rdm_compare`; `ceiling` the lower and upper bound over persons.
+    """
+    human = ctx.dataset.rdms
+    assert human is not None
+    acts = ctx.open(ctx.specs.activations)
+    people = {name: sessions.mean(axis=0) for name, sessions in human.subjects.items()}
+    if len(people) < 2:
+        raise UserError(f"{ctx.dataset.root}: a noise ceiling needs at least 2 people, found {', '.join(people)}")
+    kinds = {"patch_mean": "patch"} | ({"cls": "cls"} if ctx.facts.backbone.has_cls else {})
+    writer = ctx.writer(ctx.specs.rdms)
+    layers: dict[str, list[dict[str, Any]]] = {}
+    with progress("rdms", len(kinds) * len(ctx.facts.hooks), "RDMs") as task:
+        for kind, tokens in kinds.items():
+            layers[kind] = []
+            for hook in ctx.facts.hooks:
+                x = acts.read(array_name(hook, tokens)).astype(np.float32)
+                features = x.mean(axis=1) if kind == "patch_mean" else x
+                layers[kind].append(compare(upper_triangle(rdm(features, ctx.config.rsa.metric)), people))
+                task.advance()
+    summary = {
+        "dataset": {"name": ctx.dataset.name, "region": human.region, "people": list(people)},
+        "backbone": {"family": ctx.facts.backbone.family, "layers": list(ctx.facts.layer_labels)},
+        "metric": ctx.config.rsa.metric,
+        "ceiling": ceilings(people),
+        "models": {name: compare(vector, people) for name, vector in human.models.items()},
+        "layers": layers,
+    }
+    replace_text(writer.path / "summary.json", pretty_json(summary))
+    replace_text(writer.path / "report.html", render_page(_page(ctx, summary, human)))
+    return writer.commit()
+
+
+def compare(model: np.ndarray, people: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """By method: similarity of a condensed RDM to every person's, and their `mean`."""
+    out = {}
+    for method in METHODS:
+        scores = {name: rdm_compare(model, vector, method) for name, vector in people.items()}
+        out[method] = {"mean": float(np.mean(list(scores.values()))), **scores}
+    return out
+
+
+def ceilings(people: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """By method: lower and upper noise ceiling over people."""
+    stacked = np.stack(list(people.values()))
+    return {method: dict(zip(("lower", "upper"), noise_ceiling(stacked, method), strict=True)) for method in METHODS}
+
+
+def lines(summary: Mapping[str, Any], method: str) -> list[str]:
+    """The table that ends a run."""
+    ceiling = summary["ceiling"][method]
+    out = ["", f"{method} with {summary['dataset']['region']} of {len(summary['dataset']['people'])} people"]
+    out += [f"  {name:32s}{score:8.3f}" for name, score in _ranking(summary, method)]
+    return [*out, f"  noise ceiling{'':19s}{ceiling['lower']:8.3f} to {ceiling['upper']:.3f}"]
+
+
+def _ranking(summary: Mapping[str, Any], method: str) -> list[tuple[str, float]]:
+    """Models as they come, and the best layer of each kind of feature."""
+    rows = [(name, record[method]["mean"]) for name, record in summary["models"].items()]
+    for kind, records in summary["layers"].items():
+        scores = [record[method]["mean"] for record in records]
+        best = int(np.nanargmax(scores))
+        rows.append((f"{KIND_TITLES[kind]}, block {summary['backbone']['layers'][best]}", scores[best]))
+    return rows
+
+
+def _page(ctx: Context, summary: Mapping[str, Any], human: HumanRdms) -> ReportData:
+    method, people = ctx.config.rsa.method, list(human.subjects)
+    ceiling = summary["ceiling"][method]
+    levels = {f"ceiling, {name}": value for name, value in ceiling.items()}
+    series = {KIND_TITLES[kind]: _series(records, method, people) for kind, records in summary["layers"].items()}
+    note = f"mean over {len(people)} people, band: lowest to highest person; {ctx.config.rsa.metric} RDMs of raw activations"
+    curve = LayerCurve(
+        f"Similarity to {human.region}",
+        summary["backbone"]["layers"],
+        series,
+        method,
+        note=note,
+        section="rsa",
+        levels=levels,
+    )
+    rows: list[list[Cell]] = [
+        [name, *(record[m]["mean"] for m in METHODS)] for name, record in summary["models"].items()
+    ]
+    for kind, records in summary["layers"].items():
+        rows += [
+            [f"{KIND_TITLES[kind]}, block {label}", *(record[m]["mean"] for m in METHODS)]
+            for label, record in zip(summary["backbone"]["layers"], records, strict=True)
+        ]
+    rows += [[f"noise ceiling, {end}", *(summary["ceiling"][m][end] for m in METHODS)] for end in ("lower", "upper")]
+    table = Table("RDM comparison", "mean similarity to people's RDMs", ["model", *METHODS], rows, section="rsa")
+    best = max(_ranking({**summary, "models": {}}, method), key=lambda row: row[1])
+    return ReportData(
+        title=ctx.config.report.title,
+        subtitle=f"{ctx.dataset.name}: {len(ctx.dataset.images.ids)} images, {human.region} of {len(people)} people",
+        headline=[
+            (f"best layer ({method})", f"{best[1]:.3f}", best[0]),
+            ("noise ceiling", f"{ceiling['lower']:.3f} to {ceiling['upper']:.3f}", "lower and upper bound over people"),
+        ],
+        tables=[table],
+        curves=[curve],
+    )
+
+
+def _series(
+    records: Sequence[Mapping[str, Any]], method: str, people: Sequence[str]
+) -> tuple[list[float], list[float], list[float]]:
+    by_person = np.array([[record[method][name] for name in people] for record in records])
+    return by_person.mean(axis=1).tolist(), by_person.min(axis=1).tolist(), by_person.max(axis=1).tolist()
