@@ -43,7 +43,9 @@ class DataConfig(Section):
     format: str = Field(default="auto", description="the layout, where the folder should not be recognised by itself")
     subjects: list[str] = Field(default_factory=list, description="names; empty means all")
     space: str = Field(default="", description="func1pt8mm, fsaverage, ...; empty: the layout's first")
-    betas: str = Field(default="", description="version: b1, b2, b3 (NSD), TYPED (GLMsingle); empty: the layout's first")
+    betas: str = Field(
+        default="", description="version: b1, b2, b3 (NSD), TYPED (GLMsingle); empty: the layout's first"
+    )
     mask: str = Field(default="", description="ROI or mask file that chooses the columns; empty: the layout's own")
     stimuli: str = Field(default="", description="pictures outside the folder: a folder or an HDF5 file")
     shared: str = Field(default="", description="file that lists the shared images, where the dataset does not say")
@@ -78,7 +80,9 @@ class BackboneConfig(Section):
         default_factory=list,
         description="places by name, such as block03.attn_out, instead of the residual stream after `layers`",
     )
-    image_size: int = Field(default=0, ge=0, description="side of the input, pixels; 0: what the model's processor makes")
+    image_size: int = Field(
+        default=0, ge=0, description="side of the input, pixels; 0: what the model's processor makes"
+    )
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of parameters and products")
 
     @pydantic.model_validator(mode="after")
