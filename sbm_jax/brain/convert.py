@@ -80,5 +80,8 @@ class StoredTrials(Responses):
     def read_voxels(self, voxels: slice) -> np.ndarray:
         return self.store.read_columns(ARRAY, voxels)
 
+    def column(self, voxel: int) -> str:
+        return self.source.column(voxel)
+
     def where(self, trial: int, voxel: int) -> str:
         return self.source.where(trial, voxel)

@@ -43,6 +43,10 @@ class Responses(ABC):
         """Stored numbers [trials, block] of some columns; only where `by_voxel`."""
         raise NotImplementedError(f"{type(self).__name__} is read trial by trial; convert it first")
 
+    def column(self, voxel: int) -> str:
+        """Name of one column for messages."""
+        return f"column {voxel + 1}"
+
     def where(self, trial: int, voxel: int) -> str:
         """Name of one number for messages: file, and its place there as far as known."""
         return (
@@ -80,6 +84,9 @@ class NpyResponses(Responses):
 
     def read_voxels(self, voxels: slice) -> np.ndarray:
         return np.ascontiguousarray(self.open()[:, voxels])
+
+    def column(self, voxel: int) -> str:
+        return f"row {voxel + 1} of {self.tables[1]}"
 
     def where(self, trial: int, voxel: int) -> str:
         rows, columns = self.tables

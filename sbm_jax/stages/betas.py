@@ -75,7 +75,7 @@ def _check_sets(ctx: Context, subject: Subject, rows: np.ndarray) -> np.ndarray:
         raise UserError(
             f"{subject.name} saw {int(shared.sum())} shared and {int((~shared).sum())} unique images; at least 3 of each "
             "are needed to select units on one set and score them on the other. Check which images the dataset shares "
-            "(column `shared` of images.csv, data.shared), or hold out a random share of them (data.hold_out: 0.1)."
+            "(the `shared` column of images.csv, or data.shared), or hold out a random share of them (data.hold_out: 0.1)."
         )
     return shared
 
@@ -132,14 +132,17 @@ def _write_usable(ctx: Context, subject: Subject, writer: StoreWriter) -> None:
             usable &= keep
     incomplete = int((~complete).sum())
     if not usable.any():
+        files = subject.responses.files
         raise UserError(
-            f"{subject.responses.files[0].parent}: not one of {subject.n_voxels} voxels of {subject.name} is left: "
+            f"{files[0] if len(files) == 1 else files[0].parent}: not one of {subject.n_voxels} voxels of {subject.name} is left: "
             f"{incomplete} lack a value for some image or do not vary"
             + "".join(f", {count} have a {name} below {floors[name]}" for name, count in below.items())
         )
     if incomplete:
+        first = subject.responses.column(int(np.argmin(complete)))
         log(
-            f"betas {subject.name}: {incomplete} of {subject.n_voxels} voxels are constant or lack data and are left out"
+            f"betas {subject.name}: {incomplete} of {subject.n_voxels} voxels are constant or lack data and are left out "
+            f"(first: {first})"
         )
     for name, count in below.items():
         log(f"betas {subject.name}: {count} voxels with a {name} below {floors[name]} are left out")

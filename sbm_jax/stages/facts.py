@@ -80,7 +80,8 @@ class Facts:
     @property
     def has_truth(self) -> bool:
         """True when the dataset says which latent drives which vertex (folder `truth`)."""
-        return self.demo is not None or (self.root / "truth").is_dir()
+        tables = self.dataset is not None and self.dataset.format == "sbm-tables"
+        return self.demo is not None or (tables and (self.root / "truth").is_dir())
 
 
 def gather_facts(config: Config, stores: Path) -> Facts:
