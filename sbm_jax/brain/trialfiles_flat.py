@@ -149,16 +149,15 @@ class MghTrials(FlatTrials):
 def _mgh_header(path: Path, what: str, gzipped: bool) -> Any:
     """The header alone: loading an image reads the tags behind the numbers too, which decompresses all of a `.mgz`."""
     from nibabel.freesurfer.mghformat import MGHHeader
+    from nibabel.spatialimages import HeaderDataError
     from nibabel.wrapstruct import WrapStructError
 
     need_file(path, what)
     try:
         with gzip.open(path) if gzipped else path.open("rb") as file:
             header = MGHHeader(file.read(MGHHeader().get_data_offset()))
-        if header["version"] != 1:
-            raise ValueError(f"version {header['version']}")
         header.get_data_dtype()
-    except (OSError, EOFError, ValueError, KeyError, zlib.error, WrapStructError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zlib.error, WrapStructError, HeaderDataError) as error:
         raise UserError(f"{path}: expected {what}, found a file that cannot be read as one ({error})") from error
     return header
 

@@ -61,8 +61,8 @@ class GiftiTrials(TrialFile):
         return 2 * _READ + 5 * self.n_places * self.dtype.itemsize * (self.n_trials if self._one_array else 1)
 
     def _rows(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """The wanted trials [V] in order."""
-        wanted = set(rows.tolist())
+        """The wanted trials [V] in order. The file's last one comes after its end has been seen."""
+        wanted, last = set(rows.tolist()), None
         found = 0
         for attributes, text in _arrays(self.path):
             if self._one_array:
@@ -78,11 +78,15 @@ class GiftiTrials(TrialFile):
                     f"{self.path}: data array {found + 1} has {self._shape(attributes)[0]} numbers of type "
                     f"{attributes['DataType']}; the first has {self.n_places} of type {self._first['DataType']}"
                 )
-            if found in wanted:
+            if found in wanted and found < self.n_trials - 1:
                 yield self._decode(attributes, text)
+            elif found in wanted:
+                last = self._decode(attributes, text)
             found += 1
         if found != self.n_trials:
             raise UserError(f"{self.path}: expected {self.n_trials} data arrays as its head says, found {found}")
+        if last is not None:
+            yield last
 
     def _shape(self, attributes: dict[str, str]) -> tuple[int, ...]:
         try:
@@ -126,6 +130,7 @@ class _Handler:
     def __init__(self) -> None:
         self.root: dict[str, str] | None = None
         self.attributes: dict[str, str] = {}
+        self.first: dict[str, str] = {}
         self.text: list[str] | None = None
         self.done: list[tuple[dict[str, str], str]] = []
 
@@ -134,6 +139,7 @@ class _Handler:
             self.root = attributes
         elif name == "DataArray":
             self.attributes = {"Intent": "", **attributes}
+            self.first = self.first or self.attributes
         elif name == "Data":
             self.text = []
 
@@ -177,9 +183,9 @@ def _arrays(path: Path) -> Iterator[tuple[dict[str, str], str]]:
 def _head(path: Path) -> tuple[int, dict[str, str]]:
     """Number of data arrays, and the attributes of the first."""
     for handler in _parse(path):
-        if handler.root is not None and handler.attributes:
+        if handler.root is not None and handler.first:
             try:
-                return int(handler.root["NumberOfDataArrays"]), handler.attributes
+                return int(handler.root["NumberOfDataArrays"]), handler.first
             except (KeyError, ValueError) as error:
                 raise UserError(f"{path}: GIFTI without a readable NumberOfDataArrays ({error})") from error
     raise UserError(f"{path}: expected {_WHAT}, found no data array")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sbm_jax.brain.sessions import TrialFile
-from sbm_jax.brain.trialfiles_chunks import chunk_starts
+from sbm_jax.brain.trialfiles_chunks import WALK_BYTES, chunk_starts
 from sbm_jax.brain.trialfiles_numbers import Numbers, check_indices, need_file, need_trials, real_numbers, split
 from sbm_jax.brain.trialfiles_places import PLACES_BYTES, gather_places, place_row_blocks
 from sbm_jax.brain.trialfiles_rows import read_row_blocks
@@ -43,6 +43,7 @@ class Hdf5Array(TrialFile):
             self.numbers = Numbers(real_numbers(path, values.dtype))
             sizes = dict(zip(axes, (int(s) for s in values.shape), strict=True))
             self._offset, self._chunks = _road(values, axes)
+            self._fill = values.fillvalue
         self.n_trials = sizes.pop("t")
         self._file_shape = tuple(sizes.values())
         self.shape = tuple(sizes[axis] for axis in sorted(sizes))
@@ -57,7 +58,7 @@ class Hdf5Array(TrialFile):
         if len(rows) == 0:
             return
         if self.by_place:
-            yield from place_row_blocks(self.path, self._starts(places), self.numbers, rows, height)
+            yield from place_row_blocks(self.path, self._starts(places), self.numbers, rows, height, self._fill)
         elif self._offset is not None and self.axes[0] == "t":
             n, at = self.n_places, self._file_places(places)
             yield from read_row_blocks(self.path, self._offset, n, self.numbers, rows, at, height)
@@ -74,12 +75,12 @@ class Hdf5Array(TrialFile):
             return super().read_places(rows, places)
         check_indices(rows, places, self.n_trials, self.n_places)
         out_tv = np.empty((len(rows), len(places)), dtype=self.dtype)
-        gather_places(self.path, self._starts(places), self.numbers, rows, out_tv)
+        gather_places(self.path, self._starts(places), self.numbers, rows, out_tv, self._fill)
         return out_tv
 
     def working_bytes(self) -> int:
         if self.by_place:
-            return PLACES_BYTES + 40 * self.n_places  # the table of chunks, and what numpy makes of it
+            return PLACES_BYTES + WALK_BYTES + 40 * self.n_places  # the table of chunks, and what numpy makes of it
         return 2 * _SLAB + 16 * self.n_places
 
     @contextmanager
@@ -129,11 +130,11 @@ class Hdf5Array(TrialFile):
         with self._opened() as values:
             for piece in split(rows, height):
                 block = np.empty((len(piece), len(at)), dtype=self.dtype)
-                self._fill(values, piece, at, block)
+                self._fill_block(values, piece, at, block)
                 yield block
                 del block
 
-    def _fill(self, values: Any, rows: np.ndarray, at: np.ndarray, block: np.ndarray) -> None:
+    def _fill_block(self, values: Any, rows: np.ndarray, at: np.ndarray, block: np.ndarray) -> None:
         trial_axis = self.axes.index("t")
         slow_axis = 1 if trial_axis == 0 else 0
         per_slice = self.n_places // self._file_shape[0]
@@ -188,4 +189,4 @@ def _road(values: Any, axes: str) -> tuple[int | None, bool]:
     if values.chunks is None:
         return values.id.get_offset(), False
     one_place = tuple(size if axis == "t" else 1 for axis, size in zip(axes, values.shape, strict=True))
-    return None, values.chunks == one_place and values.id.get_num_chunks() == values.size // one_place[axes.index("t")]
+    return None, values.chunks == one_place

@@ -16,10 +16,13 @@ _TILE = 1 << 18  # bytes transposed at a time: stays in the second-level cache
 PLACES_BYTES = _WINDOW + 2 * _TILE
 
 
-def gather_places(path: Path, offsets_v: np.ndarray, numbers: Numbers, rows: np.ndarray, out_tv: np.ndarray) -> None:
+def gather_places(
+    path: Path, offsets_v: np.ndarray, numbers: Numbers, rows: np.ndarray, out_tv: np.ndarray, fill: float = 0
+) -> None:
     """Fill out [rows, v] with the numbers that start at byte `offsets_v` [v] of a file, one per trial from the 0th on.
 
-    The file is read forwards in windows; what lies between wanted places is read too where it is short.
+    The file is read forwards in windows; what lies between wanted places is read too where it is short. A negative
+    offset is a place that is not in the file: `fill`.
     """
     if out_tv.size == 0:
         return
@@ -27,6 +30,10 @@ def gather_places(path: Path, offsets_v: np.ndarray, numbers: Numbers, rows: np.
     pick = selection(rows - first)
     run = span * numbers.stored.itemsize
     order = np.argsort(offsets_v, kind="stable")
+    absent = int(np.searchsorted(offsets_v[order], 0))
+    if absent:
+        out_tv[:, order[:absent]] = fill
+        order = order[absent:]
     starts = offsets_v[order] + first * numbers.stored.itemsize
     tile = max(1, _TILE // run)
     buffer = np.empty(max(_WINDOW, run), dtype=np.uint8)
@@ -49,18 +56,20 @@ def gather_places(path: Path, offsets_v: np.ndarray, numbers: Numbers, rows: np.
 
 
 def place_row_blocks(
-    path: Path, offsets_v: np.ndarray, numbers: Numbers, rows: np.ndarray, height: int
+    path: Path, offsets_v: np.ndarray, numbers: Numbers, rows: np.ndarray, height: int, fill: float = 0
 ) -> Iterator[np.ndarray]:
     """Blocks [at most `height`, v] of such a file; every block reads it once."""
     for piece in split(rows, height):
         block = np.empty((len(piece), len(offsets_v)), dtype=numbers.dtype)
-        gather_places(path, offsets_v, numbers, piece, block)
+        gather_places(path, offsets_v, numbers, piece, block, fill)
         yield block
         del block
 
 
 def _windows(starts: np.ndarray, run: int, largest: int) -> Iterator[tuple[int, int]]:
     """Ranges of ascending starts whose runs lie within `largest` bytes, without gaps that are worth a seek."""
+    if len(starts) == 0:
+        return
     edges = [0, *(np.flatnonzero(np.diff(starts) > run + _GAP) + 1).tolist(), len(starts)]
     for low, high in itertools.pairwise(edges):
         while low < high:

@@ -16,9 +16,7 @@ from sbm_jax.errors import UserError
 
 _GZIP = 31  # zlib's window bits for a gzip member: it checks length and CRC itself
 _READ = 1 << 18  # compressed bytes at a time
-_INFLATE = (
-    1 << 20
-)  # decompressed bytes at a time: Python's zlib doubles its output buffer, short of the cache is faster
+_INFLATE = 1 << 20  # decompressed bytes at a time, so that well-packed zeros cannot fill the memory
 _SLAB = 1 << 22  # decompressed bytes handed from thread to thread at a time
 _SLABS = 3  # one being filled, one waiting, one being read
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sbm_jax.brain.sessions import Piece, SessionResponses, TrialFile
+from sbm_jax.brain.sessions import TrialFile
 from sbm_jax.brain.trialfiles import (
     CiftiTrials,
     GiftiTrials,
@@ -261,58 +261,6 @@ def test_places_that_were_not_expected(tmp_path: Path):
     file.expect(np.array([3, 9]))
     with pytest.raises(ValueError, match="expected"):
         file.read_places(np.arange(T), np.array([4]))
-
-
-def session_files(folder: Path) -> tuple[SessionResponses, np.ndarray]:
-    """Two sessions of two hemispheres, of different dtypes and kinds, with a gap in the rows of the first."""
-    rng = np.random.default_rng(0)
-    pieces, expected = [], []
-    for session, rows in enumerate([np.array([0, 2, 3, 7, 12]), np.arange(T)]):
-        parts, columns = [], []
-        for hemi, dtype in (("lh", "int16"), ("rh", "float32")):
-            place = folder / f"{session}{hemi}"
-            place.mkdir()
-            file, values = make_mgh(place, ".mgz" if session else ".mgh", dtype)
-            places = rng.permutation(V)[:9] if hemi == "lh" else np.arange(3, 14)
-            parts.append((file, places))
-            columns.append(values[rows][:, places])
-        pieces.append(Piece(rows, tuple(parts)))
-        expected.append(np.concatenate(columns, axis=1))
-    return SessionResponses(tuple(pieces)), np.concatenate(expected)
-
-
-def test_sessions_resume_from_any_row(tmp_path: Path):
-    """From every row, under budgets of one row and of all, the same trials; the blocks' heights never exceed the budget."""
-    responses, expected = session_files(tmp_path)
-    assert responses.dtype == np.float32
-    assert not responses.by_voxel
-    working = [sum(file.working_bytes() for file, _ in piece.parts) for piece in responses.pieces]
-    per_row = 3 * responses.n_voxels * 4
-    for start in range(responses.n_trials + 1):
-        for budget in (0, max(working) + 3 * per_row, 10**9):
-            blocks = list(responses.iter_trials(start, budget))
-            assert all(len(block) == 1 or min(working) + len(block) * per_row <= budget for block in blocks)
-            np.testing.assert_array_equal(np.concatenate([expected[:0], *blocks]), expected[start:])
-
-
-def test_sessions_by_voxel(tmp_path: Path):
-    """Files whose places lie together are read by columns across sessions and hemispheres."""
-    pieces, expected = [], []
-    for session, rows in enumerate([np.array([1, 2, 5]), np.arange(T)]):
-        parts, columns = [], []
-        for hemi, places in (("lh", np.array([4, 2, 9])), ("rh", np.arange(20, 31))):
-            place = tmp_path / f"{session}{hemi}"
-            place.mkdir()
-            file, values = make_hdf5(place, "tv", {"chunks": (T, 1)}, True)
-            parts.append((file, places))
-            columns.append(values[rows][:, places])
-        pieces.append(Piece(rows, tuple(parts)))
-        expected.append(np.concatenate(columns, axis=1))
-    responses, expected = SessionResponses(tuple(pieces)), np.concatenate(expected)
-    assert responses.by_voxel
-    for start, stop in itertools.combinations(range(responses.n_voxels + 1), 2):
-        np.testing.assert_array_equal(responses.read_voxels(slice(start, stop)), expected[:, start:stop])
-    np.testing.assert_array_equal(np.concatenate(list(responses.iter_trials(1, 0))), expected[1:])
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=60), st.integers(1, 3000), st.integers(3000, 200_000))
