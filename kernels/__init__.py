@@ -16,6 +16,7 @@ from sbm_jax.kernels.cosine_topk.paired import paired_cosine
 from sbm_jax.kernels.rdm.api import rdm
 from sbm_jax.kernels.rdm_compare.api import rdm_compare
 from sbm_jax.kernels.sparse_decode.api import sparse_decode
+from sbm_jax.kernels.topk_autoencode.api import topk_autoencode
 from sbm_jax.kernels.topk_encode.api import topk_encode
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "rdm",
     "rdm_compare",
     "sparse_decode",
+    "topk_autoencode",
     "topk_encode",
 ]

@@ -1,4 +1,4 @@
-"""The chunked `top_k` gives exactly what a stable descending sort gives: same values, same indices, same order."""
+"""`select.top_k` gives exactly what a stable descending sort gives: same values, same indices, same order."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from sbm_jax.kernels import select
 
-FAST = [(256, 1), (512, 2), (1024, 3), (4096, 16), (8192, 5), (8192, 32)]
-PLAIN = [(1, 1), (33, 33), (255, 1), (257, 1), (480, 2), (1000, 3)]
+FAST = [(256, 1), (512, 2), (1024, 3), (4096, 16), (8192, 5), (8192, 32), (480, 2)]
+PLAIN = [(1, 1), (33, 33), (255, 1), (257, 1), (480, 8), (1000, 3)]
 
 top_k = jax.jit(select.top_k, static_argnums=1)
 
@@ -60,10 +60,45 @@ def test_awkward_rows(u, k):
 
 
 @pytest.mark.parametrize(("u", "k"), FAST + PLAIN)
-def test_the_chunked_path_is_taken_where_these_tests_think_it_is(u, k):
-    """A selection over all u values is in the program exactly when the row is not cut into chunks."""
+def test_rows_are_ranked_where_these_tests_think_they_are(u, k):
+    """The program counts bits exactly when the row is ranked and not handed to `lax.top_k` whole."""
     text = top_k.lower(jax.ShapeDtypeStruct((2, u), np.float32), k).as_text()
-    assert (f"tensor<2x{u // 32}x32xf32>" in text) == ((u, k) in FAST)
+    assert ("popcnt" in text) == ((u, k) in FAST)
+
+
+@pytest.mark.parametrize(("u", "k"), FAST)
+def test_ordinary_rows_do_not_need_the_slow_branch(u, k, rng):
+    """Random rows, rows with one huge value, and rows of both signs and all sizes leave room in the list."""
+    x = rng.normal(size=(200, u)).astype(np.float32)
+    x[50:100, 7] = 1e30
+    x[100:150] **= 9
+    x[150:] -= 10
+    ranked = jax.jit(select._ranked, static_argnums=1)
+    assert bool(ranked(x, k)[2])
+    assert not bool(ranked(np.zeros_like(x), k)[2])
+
+
+@pytest.mark.parametrize(("u", "k"), [(1024, 3), (4096, 16)])
+def test_nan_and_signed_zeros_are_treated_as_lax_top_k_does(u, k, rng):
+    x = rng.normal(size=(6, u)).astype(np.float32)
+    x[0, 5] = np.nan
+    x[1, 5] = -np.nan
+    x[2, ::7] = np.nan
+    x[3] = np.where(rng.random(u) < 0.5, -0.0, 0.0)
+    x[4] = -np.abs(x[4])
+    x[4, [3, 90, 700]] = [-0.0, 0.0, -0.0]
+    for rows in (x, *x[:, None]):
+        for got, want in zip(top_k(rows, k), jax.lax.top_k(rows, k), strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("u", [1000, 1024])
+def test_gradient_reaches_the_selected_values_alone(u, rng):
+    x = rng.normal(size=(2, u)).astype(np.float32)
+    grad = jax.grad(lambda x: jnp.sum(select.top_k(x, 3)[0] * jnp.arange(1.0, 4.0)[None]))(x)
+    want = np.zeros_like(x)
+    np.put_along_axis(want, np.argsort(-x, axis=1)[:, :3], np.arange(1.0, 4.0, dtype=np.float32), axis=1)
+    np.testing.assert_array_equal(grad, want)
 
 
 def test_equals_lax_top_k_on_both_paths(rng):

@@ -1,0 +1,1 @@
+"""TopK autoencoder, forward and backward, at the cost of its encoder product."""
