@@ -10,6 +10,7 @@ import click
 from sbm_jax import __version__
 from sbm_jax.cli.data import data
 from sbm_jax.cli.options import make_context, run_options
+from sbm_jax.cli.sae import sae
 from sbm_jax.cli.start import start_if_needed, start_jax
 from sbm_jax.errors import UserError
 
@@ -95,6 +96,7 @@ for _name, _text in _STAGES.items():
 
 
 cli.add_command(data)
+cli.add_command(sae)
 
 
 @cli.group()

@@ -103,11 +103,27 @@ class ExtractConfig(Section):
     shard_images: int = Field(default=256, ge=1, description="images per shard file")
 
 
-class TrainConfig(Section):
-    """TopK autoencoders, one per (layer, token kind), trained side by side."""
+ObjectiveName = Literal["topk", "batch_topk", "jumprelu", "relu", "tied_relu", "matryoshka", "archetypal"]
 
+
+class SweepConfig(Section):
+    """Further values, trained beside the primary ones in the same program; every combination is one grid point."""
+
+    objective: list[ObjectiveName] = Field(default_factory=list)
+    k: list[int] = Field(default_factory=list)
+    sparsity: list[float] = Field(default_factory=list)
+    lr: list[float] = Field(default_factory=list)
+    seed: list[int] = Field(default_factory=list)
+
+
+class TrainConfig(Section):
+    """Autoencoders, one per (layer, token kind) and grid point, trained side by side."""
+
+    objective: ObjectiveName = "topk"
     expansion: int = Field(default=8, ge=1, description="units per model dimension")
-    k: int = Field(default=16, ge=1, description="active units per token")
+    k: int = Field(default=16, ge=1, description="active units per token (topk, batch_topk, matryoshka, archetypal)")
+    sparsity: float = Field(default=8.6e-4, ge=0, description="weight of the sparsity term (relu, tied_relu, jumprelu)")
+    points: int = Field(default=512, ge=2, description="tokens of which archetypal decoder rows are mixed")
     steps: int = Field(default=350, ge=1)
     batch: int = Field(default=512, ge=1, description="tokens per autoencoder and step")
     lr: float = Field(default=3e-3, gt=0)
@@ -123,6 +139,7 @@ class TrainConfig(Section):
     pool_tokens: int = Field(default=131_072, ge=1, description="tokens mixed in memory, per layer and token kind")
     checkpoint_every: int = Field(default=100, ge=1, description="steps between checkpoints")
     seed: int = 0
+    sweep: SweepConfig = SweepConfig()
 
 
 class EncodeConfig(Section):

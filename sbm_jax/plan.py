@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +102,11 @@ def _steps(ctx: Context) -> Iterator[Step]:
         yield Step("rdms", specs.rdms, 1e5, 4 * layers * n * n * d, None, 4 * n * kept * d, acts)
         return
     kinds = len({mode == "cls" for mode in config.sae_modes})
-    members, train = kinds * layers, config.train
+    train = config.train
+    sweep = train.sweep
+    # at most: combinations that only differ in what an objective does not use are trained once
+    grid = math.prod(1 + len(x) for x in (sweep.objective, sweep.k, sweep.sparsity, sweep.lr, sweep.seed))
+    members = kinds * layers * grid
     # encoder forward and its weight gradient are dense; decoding touches the k active rows only
     cost = train.steps * train.batch * members * (4 * d * u + 12 * d * k)
     # parameters, gradients and two moments; pre-activations and their gradient; the pool of mixed tokens

@@ -5,13 +5,15 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 
 from sbm_jax.brain.spaces import HEMIS, TEMPLATE_VERTICES, Space, SurfaceSpace, UnplacedSpace, VolumeSpace
 from sbm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 FINEST = "fsaverage"
 # Share of a vertex's weight that columns with a value must carry, or the vertex stays empty. Rounding may take a little.
@@ -126,6 +128,8 @@ def to_template(space: Space, transforms: Path | None, template: str = "fsaverag
 
 
 def _from_surface(space: SurfaceSpace, folder: Path | None, count: int) -> Resampler:
+    from scipy import sparse  # a tenth of a second, which a dry run need not pay
+
     parts = []
     for hemi, n_vertices in zip(HEMIS, space.n_vertices, strict=True):
         native = np.arange(count)
@@ -142,6 +146,8 @@ def _from_surface(space: SurfaceSpace, folder: Path | None, count: int) -> Resam
 
 
 def _from_volume(space: VolumeSpace, folder: Path, count: int) -> Resampler:
+    from scipy import sparse  # a tenth of a second, which a dry run need not pay
+
     column = np.full(int(np.prod(space.shape)), -1)
     column[space.index] = np.arange(space.n_columns)
     samples = []

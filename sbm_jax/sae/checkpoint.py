@@ -34,30 +34,37 @@ class Checkpoints:
         """Step of the newest complete checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, step: int) -> None:
-        """Save in the background; the state may be donated to the next step right away."""
+    def save(self, states: tuple[TrainState, ...], step: int) -> None:
+        """Save in the background; the states may be donated to the next step right away."""
         with guarded(f"writing a checkpoint to {self.folder}"):
-            self._manager.save(step, args=ocp.args.StandardSave(state._asdict()))
+            self._manager.save(step, args=ocp.args.StandardSave(_named(states)))
 
-    def restore(self, like: TrainState, mesh: Mesh) -> TrainState:
+    def restore(self, like: tuple[TrainState, ...], mesh: Mesh) -> tuple[TrainState, ...]:
         """The newest checkpoint, laid over `mesh`. Raises UserError when its shapes are not those of `like`."""
         step = self.latest()
         target = jax.tree.map(
             lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
             like,
-            state_specs(like),
+            tuple(map(state_specs, like)),
         )
         try:
-            restored: Any = self._manager.restore(step, args=ocp.args.StandardRestore(target._asdict()))
+            restored: Any = self._manager.restore(step, args=ocp.args.StandardRestore(_named(target)))
         except Exception as error:  # Orbax and TensorStore raise many kinds, their own among them
             reason = str(error).splitlines()[0][:200]
             raise UserError(
                 f"the checkpoint of step {step} in {self.folder} cannot be restored ({reason}). Delete that folder and rerun."
             ) from None
-        return TrainState(**restored)
+        names = list(_named(like))
+        return jax.tree.unflatten(jax.tree.structure(like), [restored[name] for name in names])
 
     def close(self) -> None:
         """Wait for saves under way."""
         with guarded(f"writing a checkpoint to {self.folder}"):
             self._manager.wait_until_finished()
             self._manager.close()
+
+
+def _named(states: Any) -> dict[str, Any]:
+    """Leaves by their path, such as `0.params.w_enc`: parameters that an objective lacks leave no trace."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(states)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

@@ -1,4 +1,4 @@
-"""How good the autoencoders are on held-out tokens, by streaming sums (definitions in docs/methods.md)."""
+"""How good the autoencoders are on held-out tokens, by streaming float64 sums (definitions in docs/methods.md)."""
 
 from __future__ import annotations
 
@@ -9,63 +9,98 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sbm_jax.sae.model import Norm, Params, decode, encode, normalise
+from sbm_jax.sae.effective import effective_size
+from sbm_jax.sae.model import Norm, Params, normalise
+from sbm_jax.sae.objectives import PRECISION, final_codes
+from sbm_jax.sae.stack import Member, Stack
 from sbm_jax.sae.stream import array_name
-from sbm_jax.sae.trainer import Stack, Trained
+from sbm_jax.sae.trainer import Trained
 from sbm_jax.store.store import Store
 
 DENSE = 0.01  # a unit that fires on more than 1 % of tokens (saev's definition)
+RARE = 1e-9  # saev calls a unit dead below 1e-7 %; on fewer than 1e9 tokens that is one that never fires
 _READ_IMAGES = 64
 
 
-@functools.partial(jax.jit, static_argnames="k")
-def _sums(norm: Norm, params: Params, x_raw: jax.Array, k: int) -> dict[str, jax.Array]:
-    x = normalise(norm, x_raw)
-    values, units = encode(params, x, k)
-    residual = x - decode(params, values, units)
-    u = params.b_enc.shape[1]
-    fired = jax.vmap(lambda v, i: jnp.zeros(u, jnp.int32).at[i].add((v > 0).astype(jnp.int32)))(
-        values.reshape(len(x), -1), units.reshape(len(x), -1)
-    )
+@functools.partial(jax.jit, static_argnames=("name", "k"))
+def _sums(
+    norm: Norm, params: Params, threshold_u: jax.Array, x_raw: jax.Array, name: str, k: int
+) -> dict[str, jax.Array]:
+    x = normalise(norm, x_raw[None])[0]
+    z = final_codes(name, k, params, threshold_u, x)
+    x_hat = jnp.einsum("bu,ud->bd", z, params.w_dec, precision=PRECISION) + params.b_dec[None]
+    residual = x - x_hat
+    active = z > 0
+    size, length = jnp.linalg.norm(x, axis=1), jnp.linalg.norm(x_hat, axis=1)
+    cosine = jnp.sum(x * x_hat, axis=1) / jnp.maximum(size * length, 1e-12)
     return {
-        "error": jnp.sum(residual**2, axis=(1, 2)),
-        "square": jnp.sum(x**2, axis=(1, 2)),
-        "total": jnp.sum(x, axis=1),
-        "l0": jnp.sum(values > 0, axis=(1, 2)),
-        "fired": fired,
+        "error": jnp.sum(residual**2, axis=0),
+        "square": jnp.sum(x**2, axis=0),
+        "total": jnp.sum(x, axis=0),
+        "relative": jnp.sum(jnp.sum(residual**2, axis=1) / jnp.maximum(size**2, 1e-12)),
+        "cosine": jnp.sum(cosine),
+        "l0": jnp.sum(active),
+        "l1": jnp.sum(z),
+        "fired": jnp.sum(active, axis=0, dtype=jnp.int32),
+        "mass": jnp.sum(z, axis=0),
     }
 
 
-def held_out_metrics(store: Store, stack: Stack, images: np.ndarray, trained: Trained, k: int) -> list[dict[str, Any]]:
-    """One record per autoencoder over all tokens of `images`.
+def held_out_metrics(store: Store, stack: Stack, images: np.ndarray, trained: Trained) -> list[dict[str, Any]]:
+    """One record per member over all tokens of `images`; x is normalised (see `model`).
 
+    mse: mean of (x - x^)^2 over tokens and dimensions. normalised_mse: mean over tokens of |x - x^|^2 / |x|^2.
     explained_variance: 1 - sum |x - x^|^2 / sum |x - mean x|^2, mean per dimension over the held-out tokens.
-    l0: mean active units per token. dead: share of units that never fired on them. dense: share firing on > 1 %.
+    explained_variance_per_dimension: mean over dimensions of the same within a dimension. cosine: mean over tokens.
+    l0: mean active units per token. l1: mean sum of codes. dead: share of units that never fired on these tokens. dense:
+    share firing on > 1 %. effective_units: exp of the entropy of the units' shares of all code mass.
     """
     records = []
-    for a, (kind, hook) in enumerate(stack.members):
+    for a, member in enumerate(stack.members):
         norm = Norm(*(jnp.asarray(x[a : a + 1]) for x in trained.norm))
-        params = Params(*(jnp.asarray(x[a : a + 1]) for x in trained.params))
+        params = Params(*(jnp.asarray(x[a]) for x in trained.params[:4]))
+        threshold = jnp.asarray(trained.threshold[a])
         sums: dict[str, np.ndarray] = {}
         tokens = 0
         for start in range(0, len(images), _READ_IMAGES):
-            x = store.read(array_name(hook, kind), images[start : start + _READ_IMAGES])
-            x = x.reshape(1, -1, x.shape[-1])
-            tokens += x.shape[1]
-            for name, value in jax.device_get(_sums(norm, params, x, k)).items():
-                sums[name] = sums.get(name, 0.0) + np.asarray(value[0], np.float64)
-        spread = sums["square"] - np.sum(sums["total"] ** 2) / tokens
-        rate = sums["fired"] / tokens
-        records.append(
-            {
-                "kind": kind,
-                "hook": hook,
-                "tokens": tokens,
-                "explained_variance": float(1 - sums["error"] / spread),
-                "l0": float(sums["l0"] / tokens),
-                "dead": float(np.mean(rate == 0)),
-                "dense": float(np.mean(rate > DENSE)),
-                "final_loss": float(trained.losses[-1, a]),
-            }
-        )
+            x = store.read(array_name(member.hook, member.kind), images[start : start + _READ_IMAGES])
+            x = x.reshape(-1, x.shape[-1])
+            tokens += len(x)
+            part = _sums(norm, params, threshold, x, member.point.objective, member.point.k)
+            for name, value in jax.device_get(part).items():
+                sums[name] = sums.get(name, 0.0) + np.asarray(value, np.float64)
+        records.append(_record(member, sums, tokens) | {"final_loss": float(trained.losses[-1, a])})
     return records
+
+
+def _record(member: Member, sums: dict[str, np.ndarray], tokens: int) -> dict[str, Any]:
+    d = len(sums["error"])
+    spread = sums["square"] - sums["total"] ** 2 / tokens
+    rate = sums["fired"] / tokens
+    point = member.point
+    return {
+        "kind": member.kind,
+        "hook": member.hook,
+        "objective": point.objective,
+        "k": point.k,
+        "sparsity": point.sparsity,
+        "lr": point.lr,
+        "seed": point.seed,
+        "tokens": tokens,
+        "mse": float(sums["error"].sum() / (tokens * d)),
+        "normalised_mse": float(sums["relative"] / tokens),
+        "explained_variance": float(1 - sums["error"].sum() / spread.sum()),
+        "explained_variance_per_dimension": float(
+            np.mean(1 - sums["error"] / np.maximum(spread, 1e-12 * spread.max()))
+        ),
+        "cosine": float(sums["cosine"] / tokens),
+        "l0": float(sums["l0"] / tokens),
+        "l1": float(sums["l1"] / tokens),
+        "dead": float(np.mean(rate <= RARE)),
+        "dense": float(np.mean(rate > DENSE)),
+        "effective_units": float(effective_size(sums["mass"])["entropy"]) if sums["mass"].any() else 0.0,
+        "rates": np.histogram(np.log10(rate[rate > 0]), bins=RATE_BINS)[0].tolist(),
+    }
+
+
+RATE_BINS = np.linspace(-7, 0, 29)  # edges of the histogram of log10 firing rates, quarter decades

@@ -23,12 +23,50 @@ class Norm(NamedTuple):
 
 
 class Params(NamedTuple):
-    """Learned arrays: w_enc [a, d, u], b_enc [a, u], w_dec [a, u, d] with unit rows, b_dec [a, d]."""
+    """Learned arrays: w_enc [a, d, u], b_enc [a, u], w_dec [a, u, d], b_dec [a, d].
+
+    threshold [a, u]: logarithms of JumpReLU's thresholds. mix [a, u, c] and points [a, c, d]: archetypal decoder rows are
+    softmax(mix) points, convex combinations of c tokens of the data, and w_dec is a copy of them. None elsewhere.
+    """
 
     w_enc: jax.Array
     b_enc: jax.Array
     w_dec: jax.Array
     b_dec: jax.Array
+    threshold: jax.Array | None = None
+    mix: jax.Array | None = None
+    points: jax.Array | None = None
+
+
+_FIRST_THRESHOLD = 0.001  # of JumpReLU (Rajamanoharan et al. 2024)
+_MIX_SPREAD = 3.0  # so that at the start a row is dominated by a few points, as rows that differ must be
+
+
+def decoder_rows(params: Params) -> jax.Array:
+    """Decoder rows [..., u, d] as the gradient sees them: learned, or archetypal mixtures of data points."""
+    if params.mix is None or params.points is None:
+        return params.w_dec
+    points = jax.lax.stop_gradient(params.points)
+    return jnp.einsum(
+        "...uc,...cd->...ud", jax.nn.softmax(params.mix, axis=-1), points, precision=jax.lax.Precision.HIGHEST
+    )
+
+
+def with_threshold(params: Params) -> Params:
+    """The parameters with JumpReLU's first thresholds."""
+    return params._replace(threshold=jnp.full(params.b_enc.shape, np.log(_FIRST_THRESHOLD), jnp.float32))
+
+
+def with_points(params: Params, seeds: np.ndarray, points: jax.Array, encoder_scale: float) -> Params:
+    """The parameters with archetypal decoder rows over normalised tokens `points` [a, c, d]."""
+    shape = (params.b_enc.shape[1], points.shape[1])
+    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32) + 1_000_003)
+    mix = _MIX_SPREAD * jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
+    mixed = params._replace(mix=mix, points=points)
+    rows = decoder_rows(mixed)
+    # Rows are as long as tokens are; divided by their squared length they meet themselves with a code of `encoder_scale`.
+    square = jnp.maximum(jnp.sum(rows**2, axis=-1, keepdims=True), 1e-12)
+    return mixed._replace(w_dec=rows, w_enc=encoder_scale * (rows / square).transpose(0, 2, 1))
 
 
 def init_params(seeds: np.ndarray, d: int, u: int, encoder_scale: float) -> Params:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,11 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from sbm_jax.axes import SAE_MODES
+from sbm_jax.kernels import topk_encode
 from sbm_jax.mesh import make_mesh
 from sbm_jax.progress import progress
-from sbm_jax.sae.model import Norm, Params, encode, normalise
+from sbm_jax.sae.model import Norm, Params, normalise
+from sbm_jax.sae.objectives import OBJECTIVES, final_codes
 from sbm_jax.sae.stream import array_name
 from sbm_jax.stages.context import Context
 from sbm_jax.store.store import Store, StoreWriter
@@ -32,32 +35,56 @@ def run(ctx: Context) -> Store:
         the autoencoders have units.
     """
     acts, saes = ctx.open(ctx.specs.activations), ctx.open(ctx.specs.saes)
-    members = [(m["kind"], m["hook"]) for m in saes.json("metrics.json")["members"]]
+    # Members of the sweep come behind those of the primary setting, and are not encoded.
+    members = list(dict.fromkeys((m["kind"], m["hook"]) for m in saes.json("metrics.json")["members"]))
     writer = ctx.writer(ctx.specs.codes)
     n = ctx.facts.n_images
     shard = min(_SHARD_IMAGES, n)
     hooks, modes = ctx.facts.hooks, ctx.config.encode.modes
     params = {member: _member(saes, a) for a, member in enumerate(members)}
-    u, k = saes.array("b_enc").shape[1], ctx.config.train.k
+    u, code = saes.array("b_enc").shape[1], Code(ctx.config.train.objective, ctx.config.train.k)
     tokens, d = acts.array(array_name(hooks[0], "patch")).shape[1:]
     directions = _random_directions(d, u, ctx.config.encode.seed)
     for mode in modes:
         for hook in hooks:
-            _create(writer, mode, hook, n, shard, width=_width(mode, tokens, k, u, d))
+            _create(writer, mode, hook, n, shard, width=_width(mode, tokens, code, u, d))
     blocks = -(-n // shard)
     with progress("encode", blocks * len(hooks), "shards", writer.cursor * len(hooks)) as task:
         for block in range(writer.cursor, blocks):
             rows = slice(block * shard, min(n, (block + 1) * shard))
             for hook in hooks:
-                _encode_block(ctx, acts, writer, params, directions, hook, rows, u)
+                _encode_block(ctx, acts, writer, params, directions, hook, rows, u, code)
                 task.advance()
             writer.advance(block + 1)
     return writer.commit()
 
 
-def _member(saes: Store, a: int) -> tuple[Norm, Params]:
+class Code(NamedTuple):
+    """How codes follow from pre-activations: the objective's way, k for those that keep k."""
+
+    objective: str
+    k: int
+
+    @property
+    def any_number(self) -> bool:
+        """A token may have any number of active units."""
+        return OBJECTIVES[self.objective].dense
+
+
+class Member(NamedTuple):
+    """One autoencoder: norm (mean [1, d], scale [1]), params without the leading axis, threshold [u]."""
+
+    norm: Norm
+    params: Params
+    threshold: jax.Array
+
+
+def _member(saes: Store, a: int) -> Member:
     norm = Norm(*(jnp.asarray(saes.read(name, slice(a, a + 1))) for name in Norm._fields))
-    return norm, Params(*(jnp.asarray(saes.read(name, slice(a, a + 1))) for name in Params._fields))
+    params = Params(
+        *(jnp.asarray(saes.read(name, slice(a, a + 1))[0]) for name in ("w_enc", "b_enc", "w_dec", "b_dec"))
+    )
+    return Member(norm, params, jnp.asarray(saes.read("threshold", slice(a, a + 1))[0]))
 
 
 def _random_directions(d: int, u: int, seed: int) -> np.ndarray:
@@ -65,9 +92,11 @@ def _random_directions(d: int, u: int, seed: int) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=0)).astype(np.float32)
 
 
-def _width(mode: str, tokens: int, k: int, u: int, d: int) -> int:
-    """Columns of a mode's array: for pooled codes the most units that can be active on one image."""
-    return {"cls": k, "patch_mean": min(u, tokens * k), "patch_max": min(u, tokens * k), "raw": d, "random": u}[mode]
+def _width(mode: str, tokens: int, code: Code, u: int, d: int) -> int:
+    """Columns of a mode's array: the most units that can be active on one image (chunks of zeros take no space)."""
+    per_token = u if code.any_number else code.k
+    pooled = min(u, tokens * per_token)
+    return {"cls": per_token, "patch_mean": pooled, "patch_max": pooled, "raw": d, "random": u}[mode]
 
 
 def _create(writer: StoreWriter, mode: str, hook: str, n: int, shard: int, width: int) -> None:
@@ -86,21 +115,26 @@ def _encode_block(
     ctx: Context,
     acts: Store,
     writer: StoreWriter,
-    params: dict[tuple[str, str], tuple[Norm, Params]],
+    params: dict[tuple[str, str], Member],
     directions: np.ndarray,
     hook: str,
     rows: slice,
     u: int,
+    code: Code,
 ) -> None:
     """All modes of one hook for one shard of images; each activation is read once."""
-    modes, k = ctx.config.encode.modes, ctx.config.train.k
+    modes = ctx.config.encode.modes
     mesh = make_mesh({"data": len(ctx.devices)}, ctx.devices)
     step = -(-ctx.config.encode.batch // mesh.size) * mesh.size
     start = rows.start
     if "cls" in modes:
         x = acts.read(array_name(hook, "cls"), rows)
-        values, units = _cls_codes(*params["cls", hook], _padded(x, step), k)
-        values, units = np.asarray(values)[: len(x)], np.asarray(units)[: len(x)]
+        if code.any_number:
+            dense = np.asarray(_cls_codes(params["cls", hook], _padded(x, step), code))[: len(x)]
+            values, units = _compact(dense, u)
+        else:
+            values, units = _cls_top(params["cls", hook], _padded(x, step), code.k)
+            values, units = np.asarray(values)[: len(x)], np.asarray(units)[: len(x)]
         _write_sparse(writer, f"cls/{hook}", start, values, np.where(values > 0, units, 0))
     if set(modes) - {"cls"}:
         x = acts.read(array_name(hook, "patch"), rows)
@@ -111,8 +145,8 @@ def _encode_block(
             writer.write(f"random/{hook}", start, raw @ directions)
         wanted = tuple(mode for mode in ("patch_mean", "patch_max") if mode in modes)
         if wanted:
-            pool = pooled_codes(mesh, k, u, wanted)
-            pooled = [pool(*params["patch", hook], _padded(x[i : i + step], step)) for i in range(0, len(x), step)]
+            pool = pooled_codes(mesh, code, u, wanted)
+            pooled = [pool(params["patch", hook], _padded(x[i : i + step], step)) for i in range(0, len(x), step)]
             for mode in wanted:
                 dense = np.concatenate([np.asarray(block[mode]) for block in pooled])[: len(x)]
                 width = writer.width(f"{mode}/{hook}/values")
@@ -125,33 +159,47 @@ def _padded(x: np.ndarray, multiple: int) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnames="k")
-def _cls_codes(norm: Norm, params: Params, x_nd: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    values, units = encode(params, normalise(norm, x_nd[None]), k)
-    return values[0], units[0]
+def _cls_top(member: Member, x_nd: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    params = member.params
+    return topk_encode(normalise(member.norm, x_nd[None])[0], params.w_enc, params.b_enc, k)
+
+
+@functools.partial(jax.jit, static_argnames="code")
+def _cls_codes(member: Member, x_nd: jax.Array, code: Code) -> jax.Array:
+    return final_codes(*code, member.params, member.threshold, normalise(member.norm, x_nd[None])[0])
 
 
 @functools.lru_cache(maxsize=8)
-def pooled_codes(mesh: Mesh, k: int, u: int, modes: tuple[str, ...]) -> Callable[..., dict[str, jax.Array]]:
-    """Jitted (norm, params, x [b, t, d]) -> mean and maximum over patches of the codes of each image, dense [b, u].
+def pooled_codes(mesh: Mesh, code: Code, u: int, modes: tuple[str, ...]) -> Callable[..., dict[str, jax.Array]]:
+    """Jitted (member, x [b, t, d]) -> mean and maximum over patches of the codes of each image, dense [b, u].
 
     Dense for this batch only; images are split over the mesh's `data` axis, the autoencoder is on every device.
     """
 
-    def local(norm: Norm, params: Params, x_ntd: jax.Array) -> dict[str, jax.Array]:
+    def kept(member: Member, x_ntd: jax.Array) -> dict[str, jax.Array]:
         n, t, d = x_ntd.shape
-        values, units = encode(params, normalise(norm, x_ntd.reshape(1, n * t, d)), k)
-        values, units = values.reshape(n, t * k), units.reshape(n, t * k)
+        x = normalise(member.norm, x_ntd.reshape(1, n * t, d))[0]
+        values, units = topk_encode(x, member.params.w_enc, member.params.b_enc, code.k)
+        values, units = values.reshape(n, t * code.k), units.reshape(n, t * code.k)
         rows = jnp.arange(n)[:, None]
         zero = jnp.zeros((n, u), jnp.float32)
-        out = {}
-        if "patch_mean" in modes:
-            out["patch_mean"] = zero.at[rows, units].add(values / t)
-        if "patch_max" in modes:
-            out["patch_max"] = zero.at[rows, units].max(values)
-        return out
+        pools = {
+            "patch_mean": lambda: zero.at[rows, units].add(values / t),
+            "patch_max": lambda: zero.at[rows, units].max(values),
+        }
+        return {mode: pools[mode]() for mode in modes}
 
+    def any_number(member: Member, x_ntd: jax.Array) -> dict[str, jax.Array]:
+        def image(x_td: jax.Array) -> dict[str, jax.Array]:
+            z = final_codes(*code, member.params, member.threshold, normalise(member.norm, x_td[None])[0])
+            pools = {"patch_mean": lambda: z.mean(axis=0), "patch_max": lambda: z.max(axis=0)}
+            return {mode: pools[mode]() for mode in modes}
+
+        return jax.lax.map(image, x_ntd)  # one image at a time: codes of all tokens of a batch would not fit
+
+    local = any_number if code.any_number else kept
     split = P("data")
-    return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P(), P(), split), out_specs=split, check_vma=False))
+    return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P(), split), out_specs=split, check_vma=False))
 
 
 def _compact(dense_nu: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -162,7 +162,7 @@ def _voxels_note(s: dict[str, Any]) -> str:
 
 def _sae_table(summary: dict[str, Any]) -> Table:
     keys = ("explained_variance", "l0", "dead", "dense", "final_loss")
-    rows = [[f"{m['kind']}, {m['hook']}", *(m[key] for key in keys)] for m in summary["saes"]]
+    rows = [[_member_name(m, summary["saes"]), *(m[key] for key in keys)] for m in summary["saes"]]
     columns = ["autoencoder", "explained variance", Column("L0", digits=1), "dead", "dense", "training loss"]
     note = "On tokens of the shared images, which were not trained on. Dead: never fired there. Dense: on over 1 % of tokens."
     return Table("Autoencoders", note, columns, rows, section="layers")
@@ -308,6 +308,15 @@ def _provenance(ctx: Context) -> dict[str, Any]:
         "stores": {name: spec.name for name, spec in stores.items()},
         "config": ctx.config.model_dump(mode="json"),
     }
+
+
+def _member_name(member: dict[str, Any], members: list[dict[str, Any]]) -> str:
+    """Token kind and hook, and the settings in which the autoencoders of a sweep differ."""
+    parts = [member["kind"], member["hook"]]
+    for key in ("objective", "k", "sparsity", "lr", "seed"):
+        if len({m[key] for m in members}) > 1:
+            parts.append(member[key] if key == "objective" else f"{key}={member[key]:g}")
+    return ", ".join(parts)
 
 
 def _warnings(ctx: Context, summary: dict[str, Any]) -> list[str]:

@@ -23,9 +23,11 @@ from sbm_jax.sae import trainer
 from sbm_jax.sae.checkpoint import Checkpoints
 from sbm_jax.sae.metrics import held_out_metrics
 from sbm_jax.sae.model import Norm, Params, decode, encode, init_params, normalise, unit_rows
+from sbm_jax.sae.objectives import ALONE
+from sbm_jax.sae.stack import Member, Stack, points
 from sbm_jax.sae.step import DATA, SAE, init_state, loss_terms, make_step, put_state, schedule
 from sbm_jax.sae.stream import TokenStream, batches
-from sbm_jax.sae.trainer import Stack, Trained, input_norm, train
+from sbm_jax.sae.trainer import Trained, input_norm, train
 from sbm_jax.store.spec import StoreSpec
 from sbm_jax.store.store import Store, StoreWriter
 
@@ -81,7 +83,7 @@ def run_steps(mesh, config, start: Params, xs: np.ndarray, norm: Norm = UNIT_NOR
 def test_a_stack_of_seeds_is_its_members_and_each_its_own():
     stack = init_params(np.array([5, 0, 7]), D, U, 0.5)
     for i, seed in enumerate((5, 0, 7)):
-        for whole, alone in zip(stack, init_params(np.array([seed]), D, U, 0.5), strict=True):
+        for whole, alone in zip(stack[:4], init_params(np.array([seed]), D, U, 0.5)[:4], strict=True):
             np.testing.assert_array_equal(whole[i], alone[0])
     assert not np.allclose(stack.w_dec[0], stack.w_dec[1])
     np.testing.assert_allclose(np.linalg.norm(stack.w_dec, axis=2), 1, atol=4 * EPS)
@@ -99,7 +101,7 @@ def test_encode_and_decode_of_a_stack_equal_float64():
     values, units = encode(p, jnp.asarray(x), K)
     x_hat = decode(p, values, units)
     for a in range(A):
-        w_enc, b_enc, w_dec, b_dec = (np.asarray(w[a], np.float64) for w in p)
+        w_enc, b_enc, w_dec, b_dec = (np.asarray(w[a], np.float64) for w in p[:4])
         pre = x[a].astype(np.float64) @ w_enc + b_enc
         top = np.argsort(-pre, axis=1, kind="stable")[:, :K]
         np.testing.assert_array_equal(units[a], top)
@@ -117,31 +119,18 @@ def test_normalise_takes_float16():
     np.testing.assert_allclose(got, np.array([2, 4])[:, None, None] * (x.astype(np.float32) - 0.5), atol=16 * EPS)
 
 
-def test_both_ways_to_reconstruct_agree_in_value_and_gradient(monkeypatch):
-    """Dense for small dictionaries, a gather of rows for large ones: the same sum of k products."""
-    p, x = params(), jnp.asarray(inputs()[0])
-    values, units = encode(p, x, K)
-    results = []
-    for limit in (0, 10**9):
-        monkeypatch.setattr(step_module, "_DENSE_UNITS_PER_KEPT", limit)
-
-        def loss(p, values):
-            x_hat = step_module._reconstruct(p, values, units)
-            return jnp.sum((x - x_hat) ** 2), x_hat
-
-        text = jax.jit(loss).lower(p, values).as_text()
-        assert (f"tensor<{A}x{B}x{U}xf32>" in text) == (limit > 0)  # else both are the same way
-        results.append((*jax.grad(loss, argnums=(0, 1), has_aux=True)(p, values),))
-    (grads_gather, x_gather), (grads_dense, x_dense) = results
-    np.testing.assert_allclose(x_gather, x_dense, atol=8 * EPS * np.abs(x_dense).max(), rtol=0)
-    for one, two in zip(jax.tree.leaves(grads_gather), jax.tree.leaves(grads_dense), strict=True):
-        # sums over up to 32 tokens of products with k = 3 terms each
-        np.testing.assert_allclose(one, two, atol=32 * 4 * EPS * max(1.0, np.abs(two).max()), rtol=0)
-
-
 # Losses --------------------------------------------------------------------------------------------------------------
 
-loss_jit = jax.jit(loss_terms, static_argnums=(3, 4))
+
+def parts(p: Params, x: np.ndarray, dead: np.ndarray, k: int, aux_k: int):
+    """The auxiliary loss [a] alone, and (mean squared error [a], how often each unit fired [a, u])."""
+    x, dead = jnp.asarray(x), jnp.asarray(dead)
+    config = CONFIG.model_copy(update={"k": k})
+    _, (mse, terms) = loss_terms(p, x, dead, config, jnp.zeros(len(x)), aux_k)
+    return step_module._auxiliary(p, x, terms.residual, dead, aux_k, ALONE), (mse, terms.fired)
+
+
+loss_jit = jax.jit(parts, static_argnums=(3, 4))
 
 
 def aux_by_hand(p: Params, x: np.ndarray, dead: np.ndarray, k: int, aux_k: int) -> np.ndarray:
@@ -185,7 +174,7 @@ def test_losses_equal_a_direct_computation():
 
 def test_the_auxiliary_loss_reaches_dead_units_and_nothing_else():
     p, x, dead = params(), inputs()[0], some_dead()
-    grads = jax.grad(lambda p: jnp.sum(loss_terms(p, jnp.asarray(x), jnp.asarray(dead), K, 6)[0]))(p)
+    grads = jax.grad(lambda p: jnp.sum(parts(p, x, dead, K, 6)[0]))(p)
     touched = np.asarray(grads.w_enc != 0).any(axis=1)
     np.testing.assert_array_equal(touched & ~dead, False)
     np.testing.assert_array_equal(np.asarray(grads.b_enc != 0) & ~dead, False)
@@ -198,7 +187,7 @@ def test_without_dead_units_there_is_no_auxiliary_loss():
     p, x = params(), jnp.asarray(inputs()[0])
     dead = jnp.zeros((A, U), bool)
     assert not np.asarray(loss_jit(p, x, dead, K, 6)[0]).any()
-    grads = jax.grad(lambda p: jnp.sum(loss_terms(p, x, dead, K, 6)[0]))(p)
+    grads = jax.grad(lambda p: jnp.sum(parts(p, x, dead, K, 6)[0]))(p)
     assert not any(np.asarray(g).any() for g in jax.tree.leaves(grads))
 
 
@@ -246,7 +235,7 @@ def test_the_loss_of_a_batch_seen_again_and_again_falls_and_is_logged():
 
 def test_schedule():
     config = TrainConfig(steps=100, lr=2.0, warmup=0.1, decay=0.2)
-    lr = np.array([float(schedule(config)(i)) for i in range(101)])
+    lr = np.array([config.lr * float(schedule(config)(i)) for i in range(101)])
     np.testing.assert_allclose(lr[:10], np.arange(10) * 0.2, atol=1e-6)
     np.testing.assert_allclose(lr[10:81], 2.0)
     np.testing.assert_allclose(lr[80:], np.linspace(2, 0, 21), atol=1e-6)
@@ -259,7 +248,7 @@ def close_training(got, want, steps: int) -> None:
     relative error, and feeds it back into the next. 64 covers sqrt(32) and the feedback over 20 steps.
     """
     bound = steps * CONFIG.lr * 64 * EPS * 8
-    for name in Params._fields:
+    for name in ("w_enc", "b_enc", "w_dec", "b_dec"):
         np.testing.assert_allclose(
             getattr(got.params, name), getattr(want.params, name), atol=bound, rtol=16 * EPS, err_msg=name
         )
@@ -291,7 +280,7 @@ def test_one_wild_member_does_not_disturb_the_others():
     wild[:, 2] *= 1e6
     calm, _ = run_steps(mesh_of(1, 1), CONFIG, params(), xs)
     other, _ = run_steps(mesh_of(1, 1), CONFIG, params(), wild)
-    for one, two in zip(calm.params, other.params, strict=True):
+    for one, two in zip(calm.params[:4], other.params[:4], strict=True):
         np.testing.assert_array_equal(np.delete(one, 2, axis=0), np.delete(two, 2, axis=0))
     assert not np.allclose(calm.params.w_enc[2], other.params.w_enc[2])
 
@@ -506,7 +495,12 @@ def test_a_corrupt_shard_stops_the_stream(tmp_path, rng):
 
 # Training ------------------------------------------------------------------------------------------------------------
 
-STACK = Stack(HOOKS, ("cls", "patch"))
+
+def stack_of(config: TrainConfig) -> Stack:
+    return Stack(HOOKS, ("cls", "patch"), points(config))
+
+
+STACK = stack_of(CONFIG)
 IMAGES = np.arange(0, 100, 2)
 ONE = jax.devices()[:1]
 
@@ -538,12 +532,13 @@ def assert_identical(one: Trained, two: Trained) -> None:
 
 
 def test_members_are_kinds_times_hooks():
-    assert STACK.members == [(k, h) for k in ("cls", "patch") for h in HOOKS]
+    assert STACK.tokens == [(k, h) for k in ("cls", "patch") for h in HOOKS]
+    assert STACK.members == [Member(k, h, STACK.points[0]) for k, h in STACK.tokens]
 
 
 def test_input_norm_gives_mean_zero_and_mean_square_one(store):
     norm = input_norm(store, STACK, IMAGES, 0)
-    for a, (kind, hook) in enumerate(STACK.members):
+    for a, (kind, hook) in enumerate(STACK.tokens):
         x = store.read(f"{hook}/{kind}").astype(np.float64)[IMAGES].reshape(-1, D)
         np.testing.assert_allclose(norm.mean[a], x.mean(axis=0), atol=4 * EPS * np.abs(x).max())
         np.testing.assert_allclose(norm.scale[a], 1 / np.sqrt(x.var(axis=0).mean()), rtol=4 * EPS)
@@ -600,7 +595,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
 import sbm_jax.progress
 from sbm_jax.config import TrainConfig
-from sbm_jax.sae.trainer import Stack, train
+from sbm_jax.sae.stack import Stack, points
+from sbm_jax.sae.trainer import train
 from sbm_jax.store.store import Store
 
 def advance(self, count=1):
@@ -610,7 +606,7 @@ def advance(self, count=1):
 
 sbm_jax.progress.Task.advance = advance
 config = TrainConfig.model_validate_json(sys.argv[3])
-stack = Stack(("block00.resid", "block03.resid"), ("cls", "patch"))
+stack = Stack(("block00.resid", "block03.resid"), ("cls", "patch"), points(config))
 train(Store(Path(sys.argv[1])), stack, np.arange(0, 100, 2), config, jax.devices()[:1], Path(sys.argv[2]))
 """
 
@@ -656,7 +652,7 @@ from sbm_jax.sae.step import init_state
 state = init_state(init_params(range(4), 12, int(sys.argv[2]), 0.5), TrainConfig(), 20)
 checkpoints = Checkpoints(Path(sys.argv[1]))
 try:
-    checkpoints.restore(state, make_mesh({"sae": 1, "data": 1}, jax.devices()))
+    checkpoints.restore((state,), make_mesh({"sae": 1, "data": 1}, jax.devices()))
 except UserError as error:
     print(error)
 checkpoints.close()
@@ -666,7 +662,14 @@ checkpoints.close()
 @pytest.mark.parametrize("damage", ["another dictionary size", "truncated files"])
 def test_a_checkpoint_that_cannot_be_restored(store, tmp_path, damage):
     """In a process of its own: Orbax leaves coroutines behind, whose complaints would end up in other tests."""
-    train(store, STACK, IMAGES, CONFIG.model_copy(update={"steps": 2, "checkpoint_every": 2}), ONE, tmp_path)
+    train(
+        store,
+        stack_of(CONFIG.model_copy(update={"steps": 2, "checkpoint_every": 2})),
+        IMAGES,
+        CONFIG.model_copy(update={"steps": 2, "checkpoint_every": 2}),
+        ONE,
+        tmp_path,
+    )
     files = sorted((p for p in tmp_path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     if damage == "truncated files":
         for path in files[-3:]:
@@ -681,7 +684,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(store, tmp_path):
     with pytest.raises(
         UserError, match=r"autoencoders \[0, 1, 2, 3\] became non-finite between steps \d+ and \d+"
     ) as error:
-        train(store, STACK, IMAGES, wild, ONE, tmp_path)
+        train(store, stack_of(wild), IMAGES, wild, ONE, tmp_path)
     first, last = map(int, re.findall(r"between steps (\d+) and (\d+)", str(error.value))[0])
     assert last - first == 4 and last <= 20  # 200 steps are logged 50 times
     assert "Lower train.lr" in str(error.value) and str(tmp_path) in str(error.value)
@@ -691,7 +694,7 @@ def test_no_checkpoint_is_made_of_a_state_that_went_wrong(store, tmp_path):
     """Between two looks at the loss (every 4 steps) a checkpoint may fall due; a rerun would start from its NaN."""
     wild = CONFIG.model_copy(update={"lr": 1e30, "steps": 200, "warmup": 0.0, "checkpoint_every": 3})
     with pytest.raises(UserError, match="non-finite"):
-        train(store, STACK, IMAGES, wild, ONE, tmp_path)
+        train(store, stack_of(wild), IMAGES, wild, ONE, tmp_path)
     checkpoints = Checkpoints(tmp_path)
     try:
         assert checkpoints.latest() is None
@@ -711,9 +714,16 @@ def test_more_kept_than_there_are(store, tmp_path):
     with pytest.raises(
         UserError, match=r"train.k is 49, but the dictionary has only 48 units \(expansion x width 12\)"
     ):
-        train(store, STACK, IMAGES, CONFIG.model_copy(update={"k": 49}), ONE, tmp_path)
+        train(
+            store,
+            stack_of(CONFIG.model_copy(update={"k": 49})),
+            IMAGES,
+            CONFIG.model_copy(update={"k": 49}),
+            ONE,
+            tmp_path,
+        )
     everything = CONFIG.model_copy(update={"k": 48, "steps": 2})
-    assert np.isfinite(train(store, STACK, IMAGES, everything, ONE, tmp_path).losses).all()
+    assert np.isfinite(train(store, stack_of(everything), IMAGES, everything, ONE, tmp_path).losses).all()
 
 
 def test_too_few_tokens_is_an_error(store, tmp_path):
@@ -727,12 +737,12 @@ def test_too_few_tokens_is_an_error(store, tmp_path):
 def test_metrics_equal_a_direct_computation(store, finished):
     """70 images: one block of 64 and one of 6."""
     images = np.arange(1, 71)
-    records = held_out_metrics(store, STACK, images, finished, K)
-    assert [(r["kind"], r["hook"]) for r in records] == STACK.members
+    records = held_out_metrics(store, STACK, images, finished)
+    assert [(r["kind"], r["hook"]) for r in records] == STACK.tokens
     for a, record in enumerate(records):
         raw = store.read(f"{record['hook']}/{record['kind']}", images).reshape(-1, D).astype(np.float64)
         x = float(finished.norm.scale[a]) * (raw - finished.norm.mean[a].astype(np.float64))
-        w_enc, b_enc, w_dec, b_dec = (np.asarray(w[a], np.float64) for w in finished.params)
+        w_enc, b_enc, w_dec, b_dec = (np.asarray(w[a], np.float64) for w in finished.params[:4])
         pre = x @ w_enc + b_enc
         top = np.argsort(-pre, axis=1, kind="stable")[:, :K]
         z = np.zeros_like(pre)
@@ -751,15 +761,16 @@ def test_metrics_equal_a_direct_computation(store, finished):
 def test_metrics_of_a_perfect_and_of_an_empty_dictionary(store):
     """+-1 rows and k = 2 d rebuild every input exactly; an encoder that never fires explains nothing."""
     eye = np.concatenate([np.eye(D), -np.eye(D)]).astype(np.float32)
-    one = Stack(HOOKS[:1], ("patch",))
+    one = Stack(HOOKS[:1], ("patch",), points(CONFIG.model_copy(update={"k": 2 * D})))
     norm = input_norm(store, one, np.arange(100), 0)
     perfect = Params(eye.T[None], np.zeros((1, 2 * D)), eye[None], np.zeros((1, D)))
     empty = perfect._replace(b_enc=np.full((1, 2 * D), -1e3))
     results = []
     for weights in (perfect, empty):
-        params_ = Params(*(np.asarray(w, np.float32) for w in weights))
-        trained = Trained(norm, params_, np.zeros((1, 1)), np.zeros(1), np.zeros((1, 2 * D)))
-        results += held_out_metrics(store, one, np.arange(100), trained, 2 * D)
+        params_ = Params(*(np.asarray(w, np.float32) for w in weights[:4]))
+        nothing = np.zeros((1, 2 * D), np.float32)
+        trained = Trained(norm, params_, np.zeros((1, 1)), np.zeros(1), nothing, nothing)
+        results += held_out_metrics(store, one, np.arange(100), trained)
     assert results[0]["explained_variance"] == pytest.approx(1, abs=64 * EPS)
     assert results[0]["l0"] == pytest.approx(D, abs=0.01) and results[0]["dead"] == 0
     # its mean is that of all tokens, which is what the spread is measured around

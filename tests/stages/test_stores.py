@@ -33,7 +33,11 @@ SUMMARY = {
     "rsa": {"n_images", "rois", "too_small"},
     "subjects": {"subj01", "subj02"},
 }
-SAE = {"dead", "dense", "explained_variance", "final_loss", "hook", "kind", "l0", "tokens"}
+SAE = {
+    *("kind", "hook", "objective", "k", "sparsity", "lr", "seed", "tokens", "final_loss", "rates"),
+    *("mse", "normalised_mse", "explained_variance", "explained_variance_per_dimension", "cosine"),
+    *("l0", "l1", "dead", "dense", "effective_units"),
+}
 SUBJECT = {"median_ceiling", "median_ncsnr", "min_ncsnr", "modes", "responsive", "usable", "voxels"}
 ROW = {
     "held_out_max",
