@@ -34,6 +34,45 @@ class SparseCodes(NamedTuple):
         return dense
 
 
+def unit_values(
+    codes: SparseCodes, center: bool, constant: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Sparse codes with columns of unit norm (after centring when `center`), each unit at most once a row, still sparse.
+
+    For a centred unit column y over the images <a - mean a, y> = <a, y>, so a column need not be centred to be compared
+    with one. In floating point sum(y) is a rounding error, which mean(a) multiplies: a column that fires on at most half
+    of the images has n mean(a)^2 <= |a|^2 / 2, hence |a| <= sqrt(2) |a - mean a|, and stays as it is; one that fires on
+    more is centred, and then has the value -shift where it does not fire. Units that fire on one and the same image alone
+    get bitwise the same column.
+
+    Returns values_nk float32 (0 for columns whose centred norm is at most `constant` of their norm), units_nk int32 (n_units
+    marks padding), shift_u [u] float32, real_u [u] (which columns are not constant).
+    """
+    from scipy.sparse import csr_array
+
+    values, units = np.asarray(codes.values_nk, np.float64), np.asarray(codes.units_nk)
+    n, k = values.shape
+    rows = csr_array((values.ravel(), units.ravel(), k * np.arange(n + 1)), (n, codes.n_units))
+    rows.sum_duplicates()
+    rows.eliminate_zeros()
+    count, mean, square = (
+        np.bincount(rows.indices, weights, codes.n_units) for weights in (None, rows.data / n, rows.data**2)
+    )
+    shift = np.where(center & (2 * count > n), mean, 0.0)
+    data = rows.data - shift[rows.indices]
+    centred = square - n * mean**2 if center else square
+    # Not by the difference, which cancels.
+    exact = np.bincount(rows.indices, data**2, codes.n_units) + (n - count) * shift**2
+    centred = np.where(shift != 0, exact, np.maximum(centred, 0.0))
+    real = np.sqrt(centred) > constant * np.sqrt(square)
+    scale = np.where(real, 1 / np.sqrt(np.where(real, centred, 1.0)), 0.0)
+    out_values, out_units = np.zeros((n, k), np.float32), np.full((n, k), codes.n_units, np.int32)
+    image = np.repeat(np.arange(n), np.diff(rows.indptr))
+    slot = np.arange(rows.nnz) - rows.indptr[image]
+    out_values[image, slot], out_units[image, slot] = data * scale[rows.indices], rows.indices
+    return out_values, out_units, (shift * scale).astype(np.float32), real
+
+
 def check_codes(codes: SparseCodes | np.ndarray, op: str) -> tuple[int, int]:
     """(n images, n units) of dense or sparse codes.
 

@@ -2,8 +2,9 @@
 
 Contract, kept by every implementation: columns are centred over images when `center` (the cosine is then Pearson's r);
 similarities are signed; constant and all-zero columns have similarity 0 and are never chosen over a real one; ties go to
-the lowest index; NaN is an error that names the column. Two exactly equal columns may differ in the last bit of a float32
-product when they lie in different blocks; the tie rule is about equal computed values.
+the lowest index; NaN is an error that names the column. Sparse units that fire on the same single image tie exactly, in any
+block and on any device. Other equal columns may differ in the last bit of a float32 product when they lie in different
+blocks; the tie rule is about equal computed values.
 """
 
 from __future__ import annotations

@@ -48,8 +48,14 @@ def sharded_topk(
     n_units = codes.n_units if isinstance(codes, SparseCodes) else codes.shape[1]
     local_u, local_v = -(-n_units // mesh.shape[UNITS]), responses.y_nv.shape[1] // mesh.shape[VOXELS]
     if isinstance(codes, SparseCodes):
-        operand: Any = tuple(jax.device_put(np.asarray(x), NamedSharding(mesh, P())) for x in codes[:2])
-        code_specs: Any = (P(), P())
+        unit_codes = xla.prepare_codes(codes, responses.center)
+        pad = (0, local_u * mesh.shape[UNITS] - n_units)
+        unit_codes = unit_codes._replace(shift_u=np.pad(unit_codes.shift_u, pad), real_u=np.pad(unit_codes.real_u, pad))
+        specs: Any = (P(), P(), P(UNITS), P(UNITS))
+        code_specs: Any = xla.UnitCodes(*specs)
+        operand: Any = jax.tree.map(
+            lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), unit_codes, code_specs
+        )
     else:
         padded = np.pad(np.asarray(codes, np.float32), ((0, 0), (0, -n_units % mesh.shape[UNITS])))
         operand = jax.device_put(padded, NamedSharding(mesh, P(None, UNITS)))
@@ -76,10 +82,9 @@ def _compiled(
     def local(codes: Any, y_nv: jax.Array, real_v: jax.Array) -> tuple[jax.Array, ...]:
         first_u = jax.lax.axis_index(UNITS) * local_u
         first_v = jax.lax.axis_index(VOXELS) * local_v
-        if isinstance(codes, tuple):
-            values, units = codes
-            mine = (units >= first_u) & (units < first_u + local_u)
-            codes = (jnp.where(mine, values, 0), jnp.where(mine, units - first_u, 0))
+        if isinstance(codes, xla.UnitCodes):
+            mine = (codes.units_nk >= first_u) & (codes.units_nk < first_u + local_u)
+            codes = codes._replace(units_nk=jnp.where(mine, codes.units_nk - first_u, local_u))
         values_v, units_v, values_u, voxels_u = xla.topk_keys(
             codes,
             y_nv,

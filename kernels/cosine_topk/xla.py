@@ -7,14 +7,17 @@ responses n V. FLOPs: 2 n U V for the products; the selections read each similar
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sbm_jax.kernels.codes import SparseCodes
+from sbm_jax.kernels.codes import SparseCodes, unit_values
 from sbm_jax.kernels.cosine_topk.merge import merge_topk
 from sbm_jax.kernels.cosine_topk.prepared import Prepared, unit_columns
+from sbm_jax.kernels.cosine_topk.reference import CONSTANT
 from sbm_jax.kernels.select import top_k
 
 # An f32 product is TF32 or bf16 by default on accelerators; these similarities feed statistics.
@@ -42,7 +45,7 @@ def cosine_topk_both(
     """As `reference.cosine_topk_both`, float32."""
     n_units = codes.n_units if isinstance(codes, SparseCodes) else codes.shape[1]
     bu, bv = block_sizes(responses.y_nv.shape[0], n_units, responses.n_voxels, memory_bytes)
-    operand = tuple(codes[:2]) if isinstance(codes, SparseCodes) else codes
+    operand = prepare_codes(codes, responses.center) if isinstance(codes, SparseCodes) else codes
     out = topk_blocks(
         operand,
         responses.y_nv,
@@ -57,9 +60,23 @@ def cosine_topk_both(
     return tuple(np.asarray(x) for x in out)  # type: ignore[return-value]
 
 
+class UnitCodes(NamedTuple):
+    """Sparse codes whose columns have unit norm; see `codes.unit_values`: values_nk, units_nk, shift_u [u], real_u [u]."""
+
+    values_nk: jax.typing.ArrayLike
+    units_nk: jax.typing.ArrayLike
+    shift_u: jax.typing.ArrayLike
+    real_u: jax.typing.ArrayLike
+
+
+def prepare_codes(codes: SparseCodes, center: bool) -> UnitCodes:
+    """Columns of unit norm, on the host."""
+    return UnitCodes(*unit_values(codes, center, CONSTANT))
+
+
 @functools.partial(jax.jit, static_argnames=("n_units", "k_voxel", "k_unit", "center", "bu", "bv"))
 def topk_blocks(
-    codes: jax.Array | tuple[jax.Array, jax.Array],
+    codes: jax.Array | UnitCodes,
     y_nv: jax.Array,
     real_v: jax.Array,
     *,
@@ -70,7 +87,7 @@ def topk_blocks(
     bu: int,
     bv: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """The pass as one jitted program. `codes` is dense [n, u] or (values_nk, units_nk); k_voxel or k_unit may be 0.
+    """The pass as one jitted program. `codes` is dense [n, u] or `UnitCodes`; k_voxel or k_unit may be 0.
 
     Returns values_vk, units_vk, values_uk, voxels_uk with constant candidates valued 0.
     """
@@ -91,7 +108,7 @@ def topk_blocks(
 
 
 def topk_keys(
-    codes: jax.Array | tuple[jax.Array, jax.Array],
+    codes: jax.Array | UnitCodes,
     y_nv: jax.Array,
     real_v: jax.Array,
     *,
@@ -113,22 +130,30 @@ def topk_keys(
     y = jnp.pad(y_nv, ((0, 0), (0, blocks_v * bv - n_voxels)))
     y_bnv = y.reshape(n, blocks_v, bv).transpose(1, 0, 2)
     offset_v = _keys(jnp.pad(real_v, (0, blocks_v * bv - n_voxels)), 0, valid_voxels).reshape(blocks_v, bv)
-    dense = None if isinstance(codes, tuple) else jnp.pad(codes, ((0, 0), (0, blocks_u * bu - n_units)))
+    pad_u = blocks_u * bu - n_units
 
-    def code_block(i: jax.Array) -> jax.Array:
-        if dense is not None:
-            return jax.lax.dynamic_slice_in_dim(dense, i * bu, bu, axis=1)
-        values, units = codes
-        local = units - i * bu
-        inside = (local >= 0) & (local < bu)
+    def dense_block(codes_nu: jax.Array) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+        padded = jnp.pad(codes_nu, ((0, 0), (0, pad_u)))
+        return lambda i: unit_columns(jax.lax.dynamic_slice_in_dim(padded, i * bu, bu, axis=1), center)
+
+    def sparse_block(codes: UnitCodes) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+        shift, real = jnp.pad(codes.shift_u, (0, pad_u)), jnp.pad(codes.real_u, (0, pad_u))
         rows = jnp.arange(n)[:, None]
-        # Entries of other blocks go to a spare column, which is cut off.
-        block = jnp.zeros((n, bu + 1), jnp.float32)
-        block = block.at[rows, jnp.where(inside, local, bu)].add(values.astype(jnp.float32))
-        return block[:, :bu]
+
+        def block(i: jax.Array) -> tuple[jax.Array, jax.Array]:
+            local = codes.units_nk - i * bu
+            inside = (local >= 0) & (local < bu)
+            silent = jnp.pad(-jax.lax.dynamic_slice_in_dim(shift, i * bu, bu), (0, 1))
+            # Entries of other blocks go to a spare column, which is cut off.
+            a = jnp.broadcast_to(silent, (n, bu + 1)).at[rows, jnp.where(inside, local, bu)].set(codes.values_nk)
+            return a[:, :bu], jax.lax.dynamic_slice_in_dim(real, i * bu, bu)
+
+        return block
+
+    code_block = sparse_block(codes) if isinstance(codes, UnitCodes) else dense_block(codes)
 
     def unit_step(best_v: tuple[jax.Array, jax.Array], i: jax.Array):
-        a, real_u = unit_columns(code_block(i), center)
+        a, real_u = code_block(i)
         offset_u = _keys(real_u, i * bu, valid_units)
 
         def voxel_step(best_u: tuple[jax.Array, jax.Array], block: tuple[jax.Array, ...]):

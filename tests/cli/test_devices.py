@@ -82,7 +82,7 @@ def test_autoencoders(runs):
 def test_alignment(runs, mode, number):
     """Similarities agree to float32; another unit is chosen only where two are tied, and equal choices score equally.
 
-    Ties are common here: a CLS unit that fires on one selection image alone has the same similarities as any other such.
+    Many CLS units fire on one selection image alone; these tie exactly on any device, and the lowest of them is chosen.
     """
     one, eight = ({key: _array(runs[n][0], "align", f"{mode}/{key}", number) for key in ARRAYS} for n in DEVICES)
     np.testing.assert_allclose(one["voxel_values"], eight["voxel_values"], atol=1e-5)
@@ -93,15 +93,13 @@ def test_alignment(runs, mode, number):
     gap = np.minimum(np.abs(np.diff(values, prepend=9)), np.abs(np.diff(values, append=-9)))  # to the neighbours listed
     last = np.arange(values.shape[1]) == values.shape[1] - 1  # the next one after the list is not known
     assert (same | (gap < 1e-5) | last).all()
-    assert same[:, 0].mean() > (0.5 if mode == "cls" else 0.9)
+    assert same[:, 0].mean() > 0.999
 
 
 @pytest.mark.slow
 def test_summary(runs):
-    """Every number of summary.json, by what ties can do to it.
-
-    What does not depend on which of two tied units was taken agrees to float32. The rest moves with the ties: by less
-    than 0.003 in means over all responsive voxels, by up to 0.07 (measured) in shares over a small region.
+    """Every number of summary.json: to float32, but for the structure score, a rank correlation in which rounding moves
+    ranks of nearly equal cells (2e-4 measured), and shares over small regions, where one voxel of 50 may change sides.
     """
     one, eight = (_numbers(json.loads((runs[count][0] / "summary.json").read_text())) for count in DEVICES)
     assert one.keys() == eight.keys()
@@ -110,15 +108,14 @@ def test_summary(runs):
             assert eight[path] == a, path
             continue
         last = path.rsplit("/", 1)[1]
-        untied = any(f"/{mode}/" in path for mode in ("raw", "random")) or path.startswith(
-            ("/saes", "/rsa", "/dataset")
-        )
-        if untied or last in ("max", "mean", "shuffled_mean", "median_ncsnr", "median_ceiling"):
-            tolerance = 1e-5
-        elif last in ("held_out_mean", "held_out_median", "shuffled_held_out_mean") or "/layer_held_out/" in path:
+        if last.startswith("structure"):
+            tolerance = 1e-3
+        elif last in ("found", "shuffled", "above_0.1") or "/best_layer_share/" in path:
+            tolerance = 0.02
+        elif path.startswith(("/layers", "/recovery")) and not any(f"/{mode}/" in path for mode in ("raw", "random")):
             tolerance = 3e-3
         else:
-            tolerance = 0.1
+            tolerance = 1e-5 if path.startswith(("/saes", "/rsa", "/dataset")) or last == "max" else 1e-4
         assert eight[path] == pytest.approx(a, abs=tolerance), path
 
 

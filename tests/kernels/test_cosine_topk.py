@@ -59,6 +59,32 @@ def test_sharded_matches_reference(case, shape):
     check(*case.make(), case.k_voxel, case.k_unit, implementation="sharded", mesh=mesh(*shape))
 
 
+@pytest.mark.parametrize("implementation", ["xla", "sharded"])
+def test_units_that_fire_on_one_image_alone_tie_exactly(rng, implementation):
+    """Whatever the value, the block and the device: the lowest of them is chosen. Dense units lie between them."""
+    n, u = 40, 700
+    values = np.zeros((n, 3), np.float32)
+    units = np.zeros((n, 3), np.int32)
+    single = rng.permutation(np.arange(10, u))[: 2 * n].reshape(n, 2)  # two units for each image, anywhere
+    values[:, :2], units[:, :2] = rng.gamma(1.0, size=(n, 2)) + 0.01, single
+    values[:, 2], units[:, 2] = 0.01 * rng.gamma(1.0, size=n), np.arange(n) % 10
+    y = rng.normal(size=(n, 90)).astype(np.float32)
+    y[np.arange(n), np.arange(n)] += 30  # voxel i < n is all but image i
+    options = {"implementation": "xla", "memory_bytes": 1 << 15} if implementation == "xla" else {"mesh": mesh(8, 1)}
+    similar, chosen = cosine_topk(SparseCodes(values, units, u), y, 2, **options)
+    np.testing.assert_array_equal(chosen[:n], np.sort(single, axis=1))
+    np.testing.assert_array_equal(similar[:n, 0], similar[:n, 1])
+
+
+def test_columns_that_fire_on_almost_every_image_are_centred_first(rng):
+    """Sums of thousands, differences of thousandths; float32 inputs as they are, so the float64 result is the truth."""
+    n, u = 50, 40
+    values = (1000 + rng.normal(size=(n, u))).astype(np.float32)
+    values[rng.random((n, u)) < 0.02] = 0
+    codes = SparseCodes(values, np.tile(np.arange(u, dtype=np.int32), (n, 1)), u)
+    check(codes, rng.normal(size=(n, 30)).astype(np.float32), 3, 3, implementation="xla")
+
+
 def test_sharded_results_lie_on_all_devices():
     codes, y = next(c for c in TESTED if c.name == "odd").make()
     prepared = prepare_responses(y, mesh=mesh(4, 2))

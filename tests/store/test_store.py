@@ -303,6 +303,7 @@ def test_an_unfinished_store_is_refused(tmp_path, rng):
         Store(store.path)
 
 
+@pytest.mark.parametrize(("start", "rows"), [(0, 3), (1, 4), (4, 5), (8, 1), (2, 2)])
 def test_only_whole_shards_are_written(tmp_path, start, rows):
     writer = StoreWriter(tmp_path, SPEC)
     writer.create("x", (10, 2), "float32", shard_rows=4)
