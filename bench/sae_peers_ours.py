@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 
 import jax
@@ -13,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from sae_peers_data import Rows, serve
 
 from sbm_jax.config import TrainConfig
-from sbm_jax.mesh import enable_compilation_cache, two_axes, use_cpu_cores
+from sbm_jax.mesh import enable_compilation_cache, training_mesh, use_cpu_cores
 from sbm_jax.sae import step as sae_step
 from sbm_jax.sae.model import Norm, decode, encode, init_params
 
@@ -26,7 +27,7 @@ def main() -> None:
     rows = Rows(args["file"])
     a, d, u, k, steps = args.get("a", 1), args["d"], args["u"], args["k"], args["n_steps"]
     config = TrainConfig(k=k, batch=args["batch"], steps=steps, lr=args["lr"], warmup=args["warmup"] / steps, decay=0.0)
-    mesh = two_axes(sae_step.SAE, a, sae_step.DATA, config.batch // sae_step.AUX_SHARE, jax.devices())
+    mesh = training_mesh(a, 1, math.gcd(config.batch // sae_step.AUX_SHARE, u), jax.devices())
     norm = Norm(jnp.zeros((a, d)), jnp.ones(a))
     norm = jax.device_put(norm, NamedSharding(mesh, P(sae_step.SAE)))
     params = init_params(args["seed"] + np.arange(a), d, u, config.encoder_scale)

@@ -10,7 +10,7 @@ import numpy as np
 from common import gemm_rate, interleaved, median, save
 
 from sbm_jax.config import TrainConfig
-from sbm_jax.mesh import make_mesh
+from sbm_jax.mesh import training_mesh
 from sbm_jax.sae import step as sae_step
 from sbm_jax.sae.model import Norm, encode, init_params
 
@@ -23,7 +23,7 @@ def rows(u: int, k: int, ceiling: float) -> list[dict[str, Any]]:
     x = jax.random.normal(jax.random.key(0), (A, B, D))
     norm = Norm(jnp.zeros((A, D)), jnp.ones(A))
     params = init_params(np.arange(A), D, u, 0.577)
-    mesh = make_mesh({"sae": 1, "data": 1}, jax.devices())
+    mesh = training_mesh(1, 1, 1, jax.devices())
     encoder = jax.jit(lambda p, x: encode(p, x, k))
     run = sae_step.make_step(mesh, config, norm, D // 2, 2)
     own = jax.tree.map(jnp.copy, params)  # a step donates its state

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from sbm_jax.cli.options import make_context, run_options
-from sbm_jax.cli.start import start_if_needed
+from sbm_jax.cli.start import Machine, start_if_needed
 from sbm_jax.errors import UserError
 
 
@@ -67,14 +67,14 @@ def _read_everything(dataset: Any) -> None:
 @data.command("convert")
 @run_options
 @click.pass_obj
-def convert(cpu_devices: int | None, config_path: Path | None, overrides: tuple[str, ...], out: Path) -> None:
+def convert(machine: Machine, config_path: Path | None, overrides: tuple[str, ...], out: Path) -> None:
     """Turn single trials into the project's own betas (images x voxels), one store per subject. Same as `betas`."""
     from sbm_jax import pipeline
     from sbm_jax.store.lock import run_lock
 
     context = make_context(config_path, overrides, out)
     with run_lock(out):
-        start_if_needed(context, ("betas",), cpu_devices)
+        start_if_needed(context, ("betas",), machine)
         pipeline.run(context, ("dataset", "betas") if context.facts.demo else ("betas",))
     for spec in context.specs.betas.values():
         click.echo(str(spec.path(context.stores)))
@@ -83,7 +83,7 @@ def convert(cpu_devices: int | None, config_path: Path | None, overrides: tuple[
 @data.command("demo")
 @run_options
 @click.pass_obj
-def demo(cpu_devices: int | None, config_path: Path | None, overrides: tuple[str, ...], out: Path) -> None:
+def demo(machine: Machine, config_path: Path | None, overrides: tuple[str, ...], out: Path) -> None:
     """Write the embedded dataset: scenes, simulated brains, and the truth behind them."""
     from sbm_jax import pipeline
     from sbm_jax.store.lock import run_lock
@@ -92,6 +92,6 @@ def demo(cpu_devices: int | None, config_path: Path | None, overrides: tuple[str
     if context.facts.demo is None:
         raise UserError(f"data.root is {context.config.data.root}; only data.root=demo can be written")
     with run_lock(out):
-        start_if_needed(context, ("dataset",), cpu_devices)
+        start_if_needed(context, ("dataset",), machine)
         pipeline.run(context, ("dataset",))
     click.echo(str(context.facts.root))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,7 +12,7 @@ from sbm_jax import __version__
 from sbm_jax.cli.data import data
 from sbm_jax.cli.options import make_context, run_options
 from sbm_jax.cli.sae import sae
-from sbm_jax.cli.start import start_if_needed, start_jax
+from sbm_jax.cli.start import Machine, start_if_needed, start_jax
 from sbm_jax.errors import UserError
 
 _STAGES = {
@@ -34,13 +35,22 @@ _STAGES = {
 @click.option(
     "--cpu-devices", type=click.IntRange(1), help="Run on the CPU as so many devices (default: one per core, up to 4)."
 )
+@click.option("--distributed", is_flag=True, help="One of several processes, as Slurm, Open MPI or a TPU pod says.")
+@click.option("--coordinator", metavar="HOST:PORT", help="The same without them: where the first process listens,")
+@click.option("--processes", type=click.IntRange(1), help="how many there are,")
+@click.option("--process", type=click.IntRange(0), help="and which this one is.")
 @click.pass_context
-def cli(context: click.Context, cpu_devices: int | None) -> None:
+def cli(context: click.Context, **machine: Any) -> None:
     """Align sparse autoencoder units of vision transformers with fMRI voxels.
 
     `sbm-jax run` does everything; each stage is a command of its own. Stores that exist are found, not made again.
     """
-    context.obj = cpu_devices
+    given = [machine[name] is not None for name in ("coordinator", "processes", "process")]
+    if any(given) and not all(given):
+        raise click.UsageError("--coordinator, --processes and --process belong together")
+    if machine["process"] is not None and machine["process"] >= machine["processes"]:
+        raise click.UsageError(f"--process is {machine['process']}, but there are {machine['processes']} processes")
+    context.obj = Machine(**machine)
 
 
 @cli.command("run")
@@ -49,7 +59,7 @@ def cli(context: click.Context, cpu_devices: int | None) -> None:
 @click.option("--dry-run", is_flag=True, help="Print what would be made, with bytes and FLOPs, and stop.")
 @click.pass_obj
 def run_command(
-    cpu_devices: int | None,
+    machine: Machine,
     config_path: Path | None,
     overrides: tuple[str, ...],
     out: Path,
@@ -57,19 +67,20 @@ def run_command(
     dry_run: bool,
 ) -> None:
     """Run every stage (or some) and print where the results are."""
-    from sbm_jax import pipeline
-    from sbm_jax.plan import plan_lines
+    from sbm_jax import pipeline, processes
+    from sbm_jax.plan import plan_lines, refuse_extract
     from sbm_jax.store.lock import run_lock
 
     chosen = pipeline.choose(stages)
     context = make_context(config_path, overrides, out)
+    refuse_extract(context, chosen)
     if dry_run:
         click.echo("\n".join(plan_lines(context, chosen)))
         return
+    start_if_needed(context, chosen, machine)
     with run_lock(out):
-        start_if_needed(context, chosen, cpu_devices)
         pipeline.run(context, chosen)
-        if context.has(context.last):
+        if context.has(context.last) and processes.is_first():
             click.echo("\n".join(pipeline.publish(context)))
 
 
@@ -77,18 +88,31 @@ def _add_stage(name: str, text: str) -> None:
     @cli.command(name, help=f"{text} Needs the stores of the stages before it.")
     @run_options
     @click.pass_obj
-    def command(cpu_devices: int | None, config_path: Path | None, overrides: tuple[str, ...], out: Path) -> None:
-        from sbm_jax import pipeline
-        from sbm_jax.plan import steps
+    def command(
+        machine: Machine, config_path: Path | None, overrides: tuple[str, ...], out: Path, dry_run: bool = False
+    ) -> None:
+        from sbm_jax import pipeline, processes
+        from sbm_jax.plan import refuse_extract, steps
         from sbm_jax.store.lock import run_lock
 
         context = make_context(config_path, overrides, out)
+        refuse_extract(context, (name,))
+        if dry_run:
+            start_jax(machine)
+            from sbm_jax.stages import train
+
+            click.echo("\n".join(train.dry_run(context)))
+            return
+        start_if_needed(context, (name,), machine)
         with run_lock(out):
-            start_if_needed(context, (name,), cpu_devices)
             pipeline.run(context, (name,))
             for step in steps(context):
-                if step.stage == name:
+                if step.stage == name and processes.is_first():
                     click.echo(str(step.spec.path(context.stores)))
+
+    if name == "train":
+        text = "Compile the steps, print what they take of every device, and stop."
+        click.option("--dry-run", is_flag=True, help=text)(command)
 
 
 for _name, _text in _STAGES.items():
@@ -107,11 +131,11 @@ def demo() -> None:
 @demo.command("zero-shot")
 @click.option("--scenes", type=click.IntRange(100), default=3000, show_default=True, help="Held-out scenes to draw.")
 @click.pass_obj
-def demo_zero_shot(cpu_devices: int | None, scenes: int) -> None:
+def demo_zero_shot(machine: Machine, scenes: int) -> None:
     """Held-out zero-shot accuracy of the embedded CLIP, as JSON."""
     import json
 
-    start_jax(cpu_devices)
+    start_jax(machine)
     from sbm_jax.demo.zero_shot import zero_shot_accuracy
 
     click.echo(json.dumps(zero_shot_accuracy(n_scenes=scenes), indent=1))

@@ -101,6 +101,15 @@ class ExtractConfig(Section):
     )
     batch: int = Field(default=64, ge=1, description="images per step, over all devices")
     shard_images: int = Field(default=256, ge=1, description="images per shard file")
+    keep: bool = Field(
+        default=True,
+        description="false: activations are never written; every stage that needs them computes them again",
+    )
+    memory_mb: int = Field(
+        default=4096,
+        ge=0,
+        description="host memory for activations that need not be computed again, where keep is false",
+    )
 
 
 ObjectiveName = Literal["topk", "batch_topk", "jumprelu", "relu", "tied_relu", "matryoshka", "archetypal"]
@@ -109,6 +118,7 @@ ObjectiveName = Literal["topk", "batch_topk", "jumprelu", "relu", "tied_relu", "
 class SweepConfig(Section):
     """Further values, trained beside the primary ones in the same program; every combination is one grid point."""
 
+    expansion: list[int] = Field(default_factory=list)
     objective: list[ObjectiveName] = Field(default_factory=list)
     k: list[int] = Field(default_factory=list)
     sparsity: list[float] = Field(default_factory=list)
@@ -126,7 +136,10 @@ class TrainConfig(Section):
     points: int = Field(default=512, ge=2, description="tokens of which archetypal decoder rows are mixed")
     steps: int = Field(default=350, ge=1)
     batch: int = Field(default=512, ge=1, description="tokens per autoencoder and step")
-    lr: float = Field(default=3e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0, description="learning rate of a dictionary of 4,096 units")
+    lr_scale: Literal["sqrt", "none"] = Field(
+        default="sqrt", description="sqrt: other sizes learn at lr sqrt(4,096 / units)"
+    )
     warmup: float = Field(default=0.05, ge=0, le=1, description="share of the steps with rising learning rate")
     decay: float = Field(default=0.3, ge=0, le=1, description="share of the steps with falling learning rate")
     clip: float = Field(default=1.0, gt=0, description="limit on the gradient norm of each autoencoder")
@@ -136,8 +149,20 @@ class TrainConfig(Section):
     encoder_scale: float = Field(
         default=0.577, gt=0, description="encoder = this times the decoder's transpose at start"
     )
+    centre: Literal["mean", "geometric_median"] = Field(
+        default="mean", description="of the tokens, where the decoder bias starts"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of the factors of products; sums, weights and optimiser are float32"
+    )
+    split_units: int = Field(
+        default=1, ge=1, description="devices that share one dictionary, each a block of its units"
+    )
     pool_tokens: int = Field(default=131_072, ge=1, description="tokens mixed in memory, per layer and token kind")
     checkpoint_every: int = Field(default=100, ge=1, description="steps between checkpoints")
+    fidelity_images: int = Field(
+        default=256, ge=0, description="held-out images on which reconstructions replace activations; 0: none"
+    )
     seed: int = 0
     sweep: SweepConfig = SweepConfig()
 
@@ -313,7 +338,8 @@ def _all_keys() -> list[str]:
 
 
 def _full_key(key: str) -> str:
-    return dict(_key_paths(Config))[key]
+    paths = [path for name, path in _key_paths(Config) if name == key]
+    return min(reversed(paths), key=lambda path: path.count("."))
 
 
 def _describe(error: Any) -> str:

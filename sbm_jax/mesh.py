@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from sbm_jax.errors import UserError
 
@@ -47,6 +49,37 @@ def choose_devices(count: int) -> list[Any]:
     return devices[:count] if count else devices
 
 
+def device_memory(devices: list[Any]) -> int | None:
+    """Free bytes of the first of the devices that is this process's; of a CPU its share of what the machine has free.
+
+    None where neither the device nor the system says.
+    """
+    local = [device for device in devices if device.process_index == jax.process_index()]
+    statistics = local[0].memory_stats()
+    if statistics and "bytes_limit" in statistics:
+        return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+    return free // len(local)
+
+
+def put(x: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    """A host array that every process has, laid over devices; each process copies its own parts alone."""
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def to_host(tree: Any) -> Any:
+    """Arrays as NumPy, whole on every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
 def make_mesh(axes: dict[str, int], devices: list[Any]) -> jax.sharding.Mesh:
     """Mesh with named axes over the first prod(axes) devices."""
     used = math.prod(axes.values())
@@ -54,17 +87,13 @@ def make_mesh(axes: dict[str, int], devices: list[Any]) -> jax.sharding.Mesh:
     return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=types, devices=devices[:used])
 
 
-def two_axes(first: str, n_first: int, second: str, n_second: int, devices: list[Any]) -> jax.sharding.Mesh:
-    """Mesh (first, second) that uses as many devices as possible with both lengths divided evenly.
+def training_mesh(saes: int, units: int, data: int, devices: list[Any]) -> jax.sharding.Mesh:
+    """Mesh (sae, units, data): `units` as given, the others as long as they can be and still divide `saes` and `data`.
 
-    The first axis is taken as long as it can be: it is the one along which nothing is communicated.
+    All devices are used if that is possible; the axis `sae` comes first, along which nothing is communicated.
     """
+    count = len(devices) // units
     best = max(
-        (
-            (a * b, a, b)
-            for a in range(1, len(devices) + 1)
-            for b in range(1, len(devices) // a + 1)
-            if n_first % a == 0 and n_second % b == 0
-        ),
+        (a * b, a, b) for a in range(1, count + 1) for b in range(1, count // a + 1) if saes % a == 0 and data % b == 0
     )
-    return make_mesh({first: best[1], second: best[2]}, devices)
+    return make_mesh({"sae": best[1], "units": units, "data": best[2]}, devices)

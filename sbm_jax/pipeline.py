@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sbm_jax import processes
 from sbm_jax.axes import MODE_TITLES
 from sbm_jax.errors import UserError
 from sbm_jax.plan import STAGES, short, steps
@@ -44,10 +45,13 @@ def run(ctx: Context, chosen: Sequence[str] = STAGES, say: Callable[[str], None]
     for step in steps(ctx):
         if step.stage not in chosen:
             continue
-        if ctx.has(step.spec):
+        found = ctx.has(step.spec)
+        processes.wait(step.spec.name)  # nobody writes between looking and this
+        if found:
             say(f"{step.stage}: found {step.spec.name}")
-        else:
+        elif processes.is_first() or step.stage == "train":
             step.run(ctx)
+    processes.wait("all stages")
 
 
 _COLUMNS = (

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sbm_jax.axes import SAE_MODES
+from sbm_jax.errors import UserError
 from sbm_jax.stages.context import Context
+from sbm_jax.stages.online import encoding_images, image_bytes, kept_bytes, training_images
 from sbm_jax.store.spec import StoreSpec
 from sbm_jax.store.store import PARTIAL
 
@@ -73,12 +75,20 @@ def steps(ctx: Context) -> list[Step]:
     return list(_steps(ctx))
 
 
+def refuse_extract(ctx: Context, chosen: Sequence[str]) -> None:
+    """Raise UserError when nothing but `extract` is asked for and activations are not to be kept."""
+    if tuple(chosen) == ("extract",) and not any(step.stage == "extract" for step in steps(ctx)):
+        raise UserError(
+            "extract.keep is false: no activation store is made, and `train`, `encode` and `rdms` compute activations when they "
+            "need them. Set extract.keep=true to write the store; it has the same name and changes no later store."
+        )
+
+
 def _steps(ctx: Context) -> Iterator[Step]:
     facts, config, specs = ctx.facts, ctx.config, ctx.specs
     backbone, layers, n = facts.backbone, len(facts.hooks), facts.n_images
     t, d = backbone.n_patches, facts.width
     u, k = config.train.expansion * d, config.train.k
-    item = 2 if config.extract.dtype == "float16" else 4
     if facts.demo is not None:
         trials = sum(s.n_trials * s.n_voxels for s in facts.subjects)
         # pictures compress to about 1.9 bytes per pixel; responses are float16
@@ -91,15 +101,20 @@ def _steps(ctx: Context) -> Iterator[Step]:
         work = 12 * s.n_trials * s.n_voxels
         budget = min(config.betas.memory_mb << 20, (21 * s.n_trials + 12 * s.n_images) * s.n_voxels)
         yield Step("betas", specs.betas[s.name], size, work, s.name, budget, s.source_bytes + trials)
-    kept = t + backbone.has_cls
-    acts = n * layers * kept * d * item
-    per_image = layers * kept * d
-    batch, shard = config.extract.batch * per_image, min(n, config.extract.shard_images) * per_image * item
+    per_image = image_bytes(ctx, "cls") + image_bytes(ctx, "patch")
+    acts = n * per_image
     weights = 4 * backbone.n_layers * backbone.d_model * (4 * backbone.d_model + 2 * backbone.mlp_width)
-    extract = n * backbone.flops_per_image(facts.depth)
-    yield Step("extract", specs.activations, acts, extract, None, weights + batch * (4 + item) + 2 * shard)
+    # activations as computed and as stored, of one step and the next
+    forward = weights + config.extract.batch * per_image * (6 if config.extract.dtype == "float16" else 4)
+    backbone_flops = backbone.flops_per_image(facts.depth)
+    if online := not (config.extract.keep or ctx.has(specs.activations)):
+        acts, forward = 0, forward + kept_bytes(ctx)
+    else:
+        memory = forward + 2 * min(n, config.extract.shard_images) * per_image
+        yield Step("extract", specs.activations, acts, n * backbone_flops, None, memory)
     if facts.has_rdms:
-        yield Step("rdms", specs.rdms, 1e5, 4 * layers * n * n * d, None, 4 * n * kept * d, acts)
+        work, memory = 4 * layers * n * n * d, 4 * n * layers * (1 + backbone.has_cls) * d
+        yield Step("rdms", specs.rdms, 1e5, work + online * n * backbone_flops, None, memory + online * forward, acts)
         return
     kinds = len({mode == "cls" for mode in config.sae_modes})
     train = config.train
@@ -107,16 +122,25 @@ def _steps(ctx: Context) -> Iterator[Step]:
     # at most: combinations that only differ in what an objective does not use are trained once
     grid = math.prod(1 + len(x) for x in (sweep.objective, sweep.k, sweep.sparsity, sweep.lr, sweep.seed))
     members = kinds * layers * grid
+    every = members * sum(expansion * d for expansion in dict.fromkeys([train.expansion, *sweep.expansion]))
     # encoder forward and its weight gradient are dense; decoding touches the k active rows only
-    cost = train.steps * train.batch * members * (4 * d * u + 12 * d * k)
-    # parameters, gradients and two moments; pre-activations and their gradient; the pool of mixed tokens
-    memory = members * (16 * 2 * d * u + 8 * train.batch * u + 4 * train.pool_tokens * d)
-    yield Step("train", specs.saes, members * (2 * d * u + u + 2 * d) * 4, cost, None, memory, min(acts, _drawn(ctx)))
+    cost = train.steps * train.batch * (4 * d * every + 12 * d * k * members * (1 + len(sweep.expansion)))
+    # parameters, gradients and two moments; pre-activations and their gradient; pools of mixed tokens
+    memory = every * (16 * 2 * d + 8 * train.batch) + _pools(ctx)
+    # what follows the hook, half of the blocks on average, for every member, the control, each kind alone and all together
+    cases = layers * (1 + grid * (1 + len(sweep.expansion))) * (2 * kinds - 1)
+    cost += min(train.fidelity_images, facts.n_shared) * backbone.flops_per_image(backbone.n_layers) * (1 + cases / 2)
+    if online:
+        memory, cost = memory + forward, cost + training_images(ctx) * backbone_flops
+    yield Step("train", specs.saes, every * (2 * d + 4) * 4, cost, None, memory, min(acts, _drawn(ctx)))
     width = {"cls": 2 * k, "patch_mean": 2 * min(u, t * k), "patch_max": 2 * min(u, t * k), "raw": d, "random": u}
     codes = {mode: n * layers * width[mode] * 4 for mode in config.encode.modes}
     tokens = sum({"cls": 1, "patch_mean": t, "patch_max": 0}.get(mode, 0) for mode in config.encode.modes)
-    memory = 4 * members * 2 * d * u + 4 * config.encode.batch * t * u
-    yield Step("encode", specs.codes, sum(codes.values()), 2 * n * layers * tokens * d * u, None, memory, acts)
+    memory = 4 * kinds * layers * 2 * d * u + 4 * config.encode.batch * t * u
+    cost = 2 * n * layers * tokens * d * u
+    if online:  # with the images of one shard of codes at hand
+        memory, cost = memory + forward + 256 * per_image, cost + encoding_images(ctx) * backbone_flops
+    yield Step("encode", specs.codes, sum(codes.values()), cost, None, memory, acts)
     searches = 1 + config.align.shuffles
     units = {mode: d if mode == "raw" else u for mode in config.encode.modes}
     for s in facts.subjects:
@@ -139,6 +163,15 @@ def _steps(ctx: Context) -> Iterator[Step]:
     if specs.recovery is not None:
         yield Step("recovery", specs.recovery, 1e4, 0)
     yield Step("report", specs.report, 2e7, 0)
+
+
+def _pools(ctx: Context) -> float:
+    """Bytes of the pools of mixed tokens: two per token kind, one in use and the next; one where it holds every image."""
+    n, total = ctx.facts.n_images - ctx.facts.n_shared, 0.0
+    for kind in {"cls" if mode == "cls" else "patch" for mode in ctx.config.sae_modes}:
+        images = ctx.config.train.pool_tokens / (ctx.facts.backbone.n_patches if kind == "patch" else 1)
+        total += min(n, 2 * images) * image_bytes(ctx, kind)
+    return total
 
 
 def _drawn(ctx: Context) -> float:

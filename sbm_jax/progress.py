@@ -7,12 +7,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sbm_jax.processes import is_first
+
 LINE_SECONDS = 10.0
 
 
 def log(message: str) -> None:
-    """One line on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """One line on stderr, of the first process."""
+    if is_first():
+        print(message, file=sys.stderr, flush=True)
 
 
 class Task:
@@ -53,7 +56,7 @@ def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Task]
     """Report work of `total` pieces, of which `done` were finished by an earlier process."""
     resumed = f", {done:,} already done" if done else ""
     start = time.monotonic()
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and is_first():
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 

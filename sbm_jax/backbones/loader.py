@@ -1,5 +1,6 @@
 """Pretrained backbones from Hugging Face model directories (config, safetensors, preprocessor, tokenizer)."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ class Backbone:
         # Without these files transformers quietly makes a CLIP tokenizer that knows no words.
         if not any((self.folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
             raise UserError(f"{self.folder}: no tokenizer here; expected tokenizer.json (or vocab.json, merges.txt)")
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that torch is missing: it is not needed
         from transformers import AutoTokenizer
 
         try:

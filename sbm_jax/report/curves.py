@@ -59,10 +59,10 @@ def curve_svg(curve: LayerCurve) -> Markup:
         out.append(
             Markup('<path class="{}" d="M{} {:.1f}H{:.0f}"/>').format("zero" if tick == 0 else "grid", LEFT, y, end)
         )
-        out.append(_text(LEFT - 8, y + 4, tick_text(tick, ticks), "tick end"))
+        out.append(text_svg(LEFT - 8, y + 4, tick_text(tick, ticks), "tick end"))
     every = math.ceil(n * LETTER * max((len(s) + 1 for s in curve.x_labels), default=1) / max(end - LEFT, 1)) or 1
-    out += [_text(x_at[i], HEIGHT - BOTTOM + 19, curve.x_labels[i], "tick mid") for i in range(0, n, every)]
-    out.append(_text((LEFT + end) / 2, HEIGHT - 8, curve.x_label, "axis mid"))
+    out += [text_svg(x_at[i], HEIGHT - BOTTOM + 19, curve.x_labels[i], "tick mid") for i in range(0, n, every)]
+    out.append(text_svg((LEFT + end) / 2, HEIGHT - 8, curve.x_label, "axis mid"))
     middle = (HEIGHT - BOTTOM + TOP) / 2
     out.append(
         Markup('<text class="axis mid" transform="translate(13 {:.0f}) rotate(-90)">{}</text>').format(
@@ -132,17 +132,23 @@ def _band(points: list[tuple[float, float, float]], colour: str) -> Markup:
     )
 
 
-def _marker(shape: str, x: float, y: float, colour: str, title: str) -> Markup:
-    drawn = {
+def marker_path(shape: str, x: float, y: float) -> str:
+    """Path data of one of MARKERS around a point."""
+    return {
         "circle": f"M{x - 3.4:.1f} {y:.1f}a3.4 3.4 0 1 0 6.8 0a3.4 3.4 0 1 0 -6.8 0Z",
         "square": f"M{x - 3:.1f} {y - 3:.1f}h6v6h-6Z",
         "diamond": f"M{x:.1f} {y - 4.2:.1f}l4.2 4.2l-4.2 4.2l-4.2 -4.2Z",
         "triangle": f"M{x:.1f} {y - 4:.1f}l4 7h-8Z",
     }[shape]
+
+
+def _marker(shape: str, x: float, y: float, colour: str, title: str) -> Markup:
+    drawn = marker_path(shape, x, y)
     return Markup('<path class="dot" fill="{}" d="{}"><title>{}</title></path>').format(colour, drawn, title)
 
 
-def _text(x: float, y: float, text: str, kind: str) -> Markup:
+def text_svg(x: float, y: float, text: str, kind: str) -> Markup:
+    """Text with its CSS classes."""
     return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(kind, x, y, text)
 
 

@@ -118,6 +118,35 @@ class LayerCurve:
 
 
 @dataclass(frozen=True)
+class Trace:
+    """One series of a Plot: dots where `dots` is set (its hover text, None: no dot there), a line through the places in
+    `line`, in that order. open: dots that are drawn hollow. x, y: equally long.
+    """
+
+    x: Sequence[float]
+    y: Sequence[float]
+    line: Sequence[int] = ()
+    dots: Sequence[str | None] = ()
+    open: Sequence[bool] = ()
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A small chart over numbers, one of many side by side. traces: name -> Trace; ranked: names have an order, and so do
+    their colours. log_x: x on a logarithmic scale (all x above 0). section: as of a Table.
+    """
+
+    title: str
+    traces: Mapping[str, Trace]
+    x_label: str
+    y_label: str
+    note: str = ""
+    section: str = "layers"
+    log_x: bool = False
+    ranked: bool = False
+
+
+@dataclass(frozen=True)
 class Thumb:
     """An encoded picture (JPEG, PNG, GIF or WebP bytes) and its text for those who cannot see it."""
 
@@ -171,6 +200,7 @@ class ReportData:
     subjects: Mapping[str, Sequence[MapLayer]] = field(default_factory=dict)
     outlines: Mapping[str, Sequence[RoiAtlas]] = field(default_factory=dict)
     curves: Sequence[LayerCurve] = ()
+    plots: Sequence[Plot] = ()
     exemplars: Sequence[RoiExemplars] = ()
     recovery: Recovery | None = None
     methods: Sequence[tuple[str, str]] = ()

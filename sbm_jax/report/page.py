@@ -23,15 +23,18 @@ from sbm_jax.report.data import (
     Hemisphere,
     LayerCurve,
     MapLayer,
+    Plot,
     Recovery,
     ReportData,
     RoiAtlas,
     RoiExemplars,
     Table,
     Thumb,
+    Trace,
     UnitCard,
 )
 from sbm_jax.report.encode import Blobs, image_type, script_json
+from sbm_jax.report.plots import plot_svg
 from sbm_jax.report.raster import CROSSED_VIEWS, VIEWS, camera
 from sbm_jax.report.thumbs import thumbnail
 
@@ -41,12 +44,14 @@ __all__ = [
     "Hemisphere",
     "LayerCurve",
     "MapLayer",
+    "Plot",
     "Recovery",
     "ReportData",
     "RoiAtlas",
     "RoiExemplars",
     "Table",
     "Thumb",
+    "Trace",
     "UnitCard",
     "render_page",
     "thumbnail",
@@ -63,6 +68,7 @@ SCRIPTS = (
     "page.js",
 )
 PAGE_VIEWS = ("lateral", "medial", "ventral", "dorsal", "posterior", "anterior")
+LONG_TABLE = 40  # rows beyond which a table is folded
 SECTIONS = {
     "summary": "Summary",
     "cortex": "Cortex",
@@ -80,7 +86,7 @@ def render_page(report: ReportData) -> str:
 
     Raises ValueError where arrays, labels or sections of the report do not fit together.
     """
-    for item in (*report.tables, *report.curves):
+    for item in (*report.tables, *report.curves, *report.plots):
         if item.section not in SECTIONS:
             raise ValueError(f"{item.title!r}: unknown section {item.section!r}; there are {', '.join(SECTIONS)}")
     style, script = _asset("page.css"), _script()
@@ -113,7 +119,7 @@ def render_page(report: ReportData) -> str:
 
 def _present_sections(report: ReportData) -> dict[str, str]:
     """Sections that have something to show, in order."""
-    named = {item.section for item in (*report.tables, *report.curves)}
+    named = {item.section for item in (*report.tables, *report.curves, *report.plots)}
     present = {
         "summary": True,
         "cortex": bool(report.cortex_notes) or (report.cortex is not None and bool(report.subjects)),
@@ -276,5 +282,5 @@ def _environment() -> Environment:
         "list_like": is_list,
         "plain_list": is_plain_list,
     }
-    environment.globals |= {"chart": curve_svg}
+    environment.globals |= {"chart": curve_svg, "plot": plot_svg, "long_table": LONG_TABLE}
     return environment

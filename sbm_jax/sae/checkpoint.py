@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a training state: asynchronous, the last two kept, restored onto whatever mesh is in use."""
+"""Orbax checkpoints of a training state: asynchronous, the last two and the best kept, restored onto any mesh."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh, NamedSharding
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from sbm_jax.errors import UserError
-from sbm_jax.sae.step import TrainState, state_specs
+from sbm_jax.sae.step import TrainState
 from sbm_jax.store.arrays import guarded
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs every save, and with a traceback what it then raises
+
+
+_LATEST = 2
 
 
 class Checkpoints:
@@ -27,28 +30,26 @@ class Checkpoints:
         self.folder = folder.resolve()
         with guarded(f"making {folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True)
+        kept = policy.AnyPreservationPolicy(
+            [policy.LatestN(_LATEST), policy.BestN(get_metric_fn=lambda m: -m["mse"], n=1)]
+        )
+        options = ocp.CheckpointManagerOptions(preservation_policy=kept, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, states: tuple[TrainState, ...], step: int) -> None:
-        """Save in the background; the states may be donated to the next step right away."""
+    def save(self, states: tuple[TrainState, ...], step: int, mse: float) -> None:
+        """Save in the background; the states may be donated to the next step right away. mse: says which is the best."""
         with guarded(f"writing a checkpoint to {self.folder}"):
-            self._manager.save(step, args=ocp.args.StandardSave(_named(states)))
+            self._manager.save(step, args=ocp.args.StandardSave(_named(states)), metrics={"mse": mse})
 
-    def restore(self, like: tuple[TrainState, ...], mesh: Mesh) -> tuple[TrainState, ...]:
-        """The newest checkpoint, laid over `mesh`. Raises UserError when its shapes are not those of `like`."""
+    def restore(self, like: tuple[TrainState, ...]) -> tuple[TrainState, ...]:
+        """The newest checkpoint, laid out as `like` (shapes with shardings). Raises UserError when its shapes are others."""
         step = self.latest()
-        target = jax.tree.map(
-            lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
-            like,
-            tuple(map(state_specs, like)),
-        )
         try:
-            restored: Any = self._manager.restore(step, args=ocp.args.StandardRestore(_named(target)))
+            restored: Any = self._manager.restore(step, args=ocp.args.StandardRestore(_named(like)))
         except Exception as error:  # Orbax and TensorStore raise many kinds, their own among them
             reason = str(error).splitlines()[0][:200]
             raise UserError(

@@ -129,22 +129,29 @@ def export_store(store: Store, out: Path, format: WriteFormat, model_name: str =
             f"{store.path} is a store of {store.spec.get('kind')!r}, expected saes (made by the train stage)."
         )
     folders = []
-    for index, member in enumerate(store.json("metrics.json")["members"]):
+    members = store.json("metrics.json")["members"]
+    first = members[0]["expansion"]
+    for index, member in enumerate(members):
         names = {
             "model_name": model_name,
             "hook_name": member["hook"],
             "token_kind": member["kind"],
             "store": store.name,
         }
-        sae = stored_sae(store, index, member, names)
+        # Arrays of further dictionary sizes lie in a folder of their own.
+        size = member["expansion"]
+        place = sum(other["expansion"] == size for other in members[:index])
+        sae = stored_sae(store, "" if size == first else f"expansion{size}/", place, member, names)
         folders.append(write_sae(sae, out / f"{index:03d}.{member['hook']}.{member['kind']}", format))
     return folders
 
 
-def stored_sae(store: Store, index: int, member: Mapping[str, Any], metadata: dict[str, Any]) -> PortableSae:
-    """Autoencoder `index` of a `saes` store; member: its record in `metrics.json`."""
+def stored_sae(
+    store: Store, folder: str, index: int, member: Mapping[str, Any], metadata: dict[str, Any]
+) -> PortableSae:
+    """Autoencoder `index` of the arrays in `folder` of a `saes` store; member: its record in `metrics.json`."""
     arrays = {
-        name: store.read(name, slice(index, index + 1))[0]
+        name: store.read(folder + name, slice(index, index + 1))[0]
         for name in ("w_enc", "b_enc", "w_dec", "b_dec", "mean", "scale", "threshold")
     }
     threshold = arrays.pop("threshold")
@@ -154,5 +161,7 @@ def stored_sae(store: Store, index: int, member: Mapping[str, Any], metadata: di
         activation = Activation("threshold", threshold=threshold)
     else:
         activation = Activation("relu")
-    point = {name: member[name] for name in ("objective", "k", "sparsity", "lr", "seed")}
-    return from_model(**arrays, activation=activation, source=f"{store.path} [{index}]", metadata={**metadata, **point})
+    point = {name: member[name] for name in ("objective", "k", "sparsity", "lr", "seed", "expansion")}
+    return from_model(
+        **arrays, activation=activation, source=f"{store.path} {folder}[{index}]", metadata={**metadata, **point}
+    )

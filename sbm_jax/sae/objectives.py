@@ -13,24 +13,15 @@ import jax
 import jax.numpy as jnp
 
 from sbm_jax.kernels import topk_autoencode, topk_encode
+from sbm_jax.kernels.select import top_k
 from sbm_jax.sae.model import Params, decoder_rows
+from sbm_jax.sae.over import Over, product
 
 Name = Literal["topk", "batch_topk", "jumprelu", "relu", "tied_relu", "matryoshka", "archetypal"]
-PRECISION = jax.lax.Precision.HIGHEST
 # Shares of the dictionary in the nested prefixes (Bussmann et al. 2025 use five, each about twice the one before).
 PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 BANDWIDTH = 0.001  # of JumpReLU's pseudo-derivative (Rajamanoharan et al. 2024, section 4)
 _HALVINGS = 24  # of the search for BatchTopK's threshold: to 6e-8 of the largest code
-
-
-class Over(NamedTuple):
-    """Mean and maximum over the devices that share a batch."""
-
-    mean: Callable[[jax.Array], jax.Array]
-    max: Callable[[jax.Array], jax.Array]
-
-
-ALONE = Over(lambda x: x, lambda x: x)
 
 
 class Terms(NamedTuple):
@@ -58,9 +49,9 @@ class Objective:
     revives: bool = True
 
 
-def pre_activations(params: Params, x_bd: jax.Array) -> jax.Array:
-    """x w_enc + b_enc [b, u], full float32."""
-    return jnp.einsum("bd,du->bu", x_bd, params.w_enc, precision=PRECISION) + params.b_enc[None]
+def pre_activations(params: Params, x_bd: jax.Array, dtype: str = "float32") -> jax.Array:
+    """x w_enc + b_enc, float32 [b, u]."""
+    return product(dtype, x_bd, params.w_enc) + params.b_enc[None]
 
 
 def scattered(values_bk: jax.Array, units_bk: jax.Array, u: int) -> jax.Array:
@@ -69,8 +60,23 @@ def scattered(values_bk: jax.Array, units_bk: jax.Array, u: int) -> jax.Array:
     return jnp.zeros((values_bk.shape[0], u), values_bk.dtype).at[rows, units_bk].add(values_bk)
 
 
-def _decode(params: Params, z_bu: jax.Array) -> jax.Array:
-    return jnp.einsum("bu,ud->bd", z_bu, decoder_rows(params), precision=PRECISION) + params.b_dec[None]
+def largest(pre_bu: jax.Array, k: int, over: Over) -> jax.Array:
+    """The k largest pre-activations of each token over the whole dictionary, negative ones and all others 0: [b, u]."""
+    u = pre_bu.shape[1]
+    values, units = top_k(pre_bu, min(k, u))
+    values = jnp.where(jnp.isfinite(values), jax.nn.relu(values), 0.0)
+    if over.parts > 1:
+        values = jnp.where(over.among_best(jax.lax.stop_gradient(values), k), values, 0.0)
+    return scattered(values, units, u)
+
+
+def decoded(params: Params, z_bu: jax.Array, over: Over) -> jax.Array:
+    """Reconstruction without bias [b, d]."""
+    return over.total(product(over.dtype, z_bu, decoder_rows(params)))
+
+
+def _residual(params: Params, x_bd: jax.Array, z_bu: jax.Array, over: Over) -> jax.Array:
+    return x_bd - (decoded(params, z_bu, over) + params.b_dec[None])
 
 
 def _fired(z_bu: jax.Array) -> jax.Array:
@@ -83,16 +89,15 @@ def _mse(residual_bd: jax.Array) -> jax.Array:
 
 def topk(params: Params, x_bd: jax.Array, k: int, lam: jax.Array, over: Over) -> Terms:
     """MSE with the k largest pre-activations, negative ones set to 0 (Gao et al. 2024, arXiv 2406.04093)."""
-    u = params.b_enc.shape[0]
     # On a CPU active rows alone are touched; on accelerators dense products on the masked codes are faster than gathers.
-    if params.mix is None and jax.default_backend() == "cpu":
+    plain = params.mix is None and over.parts == 1 and over.dtype == "float32"
+    if plain and jax.default_backend() == "cpu":
         x_hat, values, units = topk_autoencode(x_bd, params.w_enc, params.b_enc, params.w_dec, params.b_dec, k)
-        fired = jnp.zeros(u, jnp.int32).at[units].add((values > 0).astype(jnp.int32))
+        fired = jnp.zeros(params.b_enc.shape, jnp.int32).at[units].add((values > 0).astype(jnp.int32))
         residual = x_bd - x_hat
         return Terms(residual, _mse(residual), fired, jnp.zeros(()))
-    values, units = topk_encode(x_bd, params.w_enc, params.b_enc, k)
-    z = scattered(values, units, u)
-    residual = x_bd - _decode(params, z)
+    z = largest(pre_activations(params, x_bd, over.dtype), k, over)
+    residual = _residual(params, x_bd, z, over)
     return Terms(residual, _mse(residual), _fired(z), jnp.zeros(()))
 
 
@@ -101,10 +106,10 @@ def batch_topk(params: Params, x_bd: jax.Array, k: int, lam: jax.Array, over: Ov
     arXiv 2412.06410). The cut is found by halving an interval, which needs counts alone and so gives the same codes on any
     mesh; codes equal to the cut are left out.
     """
-    pre = jax.nn.relu(pre_activations(params, x_bd))
+    pre = jax.nn.relu(pre_activations(params, x_bd, over.dtype))
     cut = batch_cut(jax.lax.stop_gradient(pre), k, over)
     z = jnp.where(pre > cut, pre, 0.0)
-    residual = x_bd - _decode(params, z)
+    residual = _residual(params, x_bd, z, over)
     return Terms(residual, _mse(residual), _fired(z), cut)
 
 
@@ -112,7 +117,7 @@ def batch_cut(z_bu: jax.Array, k: int, over: Over) -> jax.Array:
     """The smallest cut found with at most k codes per token above it on average, 0 if all codes are that few."""
 
     def too_many(cut: jax.Array) -> jax.Array:
-        return over.mean(jnp.mean(jnp.sum(z_bu > cut, axis=1, dtype=jnp.float32))) > k
+        return over.mean(jnp.mean(over.total(jnp.sum(z_bu > cut, axis=1, dtype=jnp.float32)))) > k
 
     def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = ends
@@ -127,9 +132,9 @@ def batch_cut(z_bu: jax.Array, k: int, over: Over) -> jax.Array:
 
 def relu(params: Params, x_bd: jax.Array, k: int, lam: jax.Array, over: Over) -> Terms:
     """MSE + lam mean_b sum_u z / d (Bricken et al. 2023); decoder rows have norm 1, so that codes cannot shrink for free."""
-    z = jax.nn.relu(pre_activations(params, x_bd))
-    residual = x_bd - _decode(params, z)
-    sparsity = jnp.mean(jnp.sum(z, axis=1)) / x_bd.shape[1]
+    z = jax.nn.relu(pre_activations(params, x_bd, over.dtype))
+    residual = _residual(params, x_bd, z, over)
+    sparsity = jnp.mean(over.total(jnp.sum(z, axis=1))) / x_bd.shape[1]
     return Terms(residual, _mse(residual) + lam * sparsity, _fired(z), jnp.zeros(()))
 
 
@@ -138,11 +143,11 @@ def tied_relu(params: Params, x_bd: jax.Array, k: int, lam: jax.Array, over: Ove
     lam = 0.00086). Rows are free.
     """
     rows = params.w_dec
-    z = jax.nn.relu(jnp.einsum("bd,ud->bu", x_bd, rows, precision=PRECISION) + params.b_enc[None])
-    residual = x_bd - (jnp.einsum("bu,ud->bd", z, rows, precision=PRECISION) + params.b_dec[None])
+    z = jax.nn.relu(product(over.dtype, x_bd, rows.T) + params.b_enc[None])
+    residual = _residual(params, x_bd, z, over)
     square = jnp.sum(x_bd**2, axis=1) + 1e-12
     error = jnp.mean(jnp.sum(residual**2, axis=1) / square)
-    sparsity = jnp.mean(jnp.sum(z, axis=1) / jnp.sqrt(square))
+    sparsity = jnp.mean(over.total(jnp.sum(z, axis=1)) / jnp.sqrt(square))
     return Terms(residual, error + lam * sparsity, _fired(z), jnp.zeros(()))
 
 
@@ -151,15 +156,18 @@ def matryoshka(params: Params, x_bd: jax.Array, k: int, lam: jax.Array, over: Ov
     arXiv 2503.17547, with TopK instead of BatchTopK). Each prefix adds its block to the reconstruction before it.
     """
     u = params.b_enc.shape[0]
-    values, units = topk_encode(x_bd, params.w_enc, params.b_enc, k)
-    z = scattered(values, units, u)
-    rows = decoder_rows(params)
+    z = largest(pre_activations(params, x_bd, over.dtype), k, over)
+    rows, ends = decoder_rows(params), prefix_ends(u * over.parts)
     x_hat, first, total = jnp.broadcast_to(params.b_dec[None], x_bd.shape), 0, jnp.zeros(())
-    for last in prefix_ends(u):
-        part = slice(first, last)
-        x_hat = x_hat + jnp.einsum("bu,ud->bd", z[:, part], rows[part], precision=PRECISION)
+    for last in ends:
+        if over.parts == 1:
+            part = product(over.dtype, z[:, first:last], rows[first:last])
+        else:
+            at = over.positions(u)
+            part = over.total(product(over.dtype, jnp.where(((at >= first) & (at < last))[None], z, 0.0), rows))
+        x_hat = x_hat + part
         total, first = total + _mse(x_bd - x_hat), last
-    return Terms(x_bd - x_hat, total / len(prefix_ends(u)), _fired(z), jnp.zeros(()))
+    return Terms(x_bd - x_hat, total / len(ends), _fired(z), jnp.zeros(()))
 
 
 def prefix_ends(u: int) -> tuple[int, ...]:
@@ -212,10 +220,10 @@ def jumprelu(params: Params, x_bd: jax.Array, k: int, lam: jax.Array, over: Over
     """
     assert params.threshold is not None
     threshold = jnp.exp(params.threshold)
-    pre = jax.nn.relu(pre_activations(params, x_bd))
+    pre = jax.nn.relu(pre_activations(params, x_bd, over.dtype))
     z = _jump(pre, threshold)
-    residual = x_bd - _decode(params, z)
-    l0 = jnp.mean(jnp.sum(_step(pre, threshold), axis=1))
+    residual = _residual(params, x_bd, z, over)
+    l0 = jnp.mean(over.total(jnp.sum(_step(pre, threshold), axis=1)))
     return Terms(residual, _mse(residual) + lam * l0 / x_bd.shape[1], _fired(z), jnp.zeros(()))
 
 

@@ -1,13 +1,15 @@
-"""One training step of a stack of autoencoders, spread over a mesh (sae, data) by shard_map.
+"""One training step of a stack of autoencoders, spread over a mesh (sae, units, data) by shard_map.
 
-Along `sae` nothing is communicated: each device owns whole autoencoders. Along `data` gradients, losses and firing
-counts are summed. The step is one jitted program with donated state.
+Along `sae` nothing is communicated. Along `units` a dictionary is cut in blocks: candidates for the k largest and partial
+reconstructions travel. Along `data` the batch is split; parameters and Adam's moments are split there too, by units: the
+step gathers the parameters, and gradients come back summed and split. One jitted program with donated state.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -18,9 +20,10 @@ from jax.sharding import PartitionSpec as P
 
 from sbm_jax.config import TrainConfig
 from sbm_jax.sae.model import Norm, Params, decoder_rows, normalise, unit_rows
-from sbm_jax.sae.objectives import ALONE, OBJECTIVES, PRECISION, Over, Terms, pre_activations, scattered
+from sbm_jax.sae.objectives import OBJECTIVES, Terms, decoded, largest, pre_activations
+from sbm_jax.sae.over import ALONE, Over, product
 
-SAE, DATA = "sae", "data"
+SAE, UNITS, DATA = "sae", "units", "data"
 AUX_SHARE = 4  # the auxiliary loss looks at a quarter of the tokens: its top-k over dead units is dear
 _ADAM_EPS = 6.25e-10  # the loss is a mean over elements, so gradients are small (value of Gao et al. 2024)
 _CUT_MEMORY = 0.99  # of the running mean of BatchTopK's cut, which is used when codes are computed token by token
@@ -62,8 +65,8 @@ def schedule(config: TrainConfig) -> optax.Schedule:
 
 
 def optimiser(config: TrainConfig) -> optax.GradientTransformation:
-    """Adam after clipping by the global norm; applied per autoencoder by vmap, so each has its own norm."""
-    return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(schedule(config), eps=_ADAM_EPS))
+    """Adam; gradients come clipped."""
+    return optax.adam(schedule(config), eps=_ADAM_EPS)
 
 
 def init_state(params: Any, config: TrainConfig, n_logs: int) -> TrainState:
@@ -79,22 +82,61 @@ def init_state(params: Any, config: TrainConfig, n_logs: int) -> TrainState:
     )
 
 
+# Where the axis of units is; arrays without one are whole on every device that shares an autoencoder.
+_UNIT_AXIS = {"w_enc": 2, "b_enc": 1, "w_dec": 1, "threshold": 1, "mix": 1, "silent": 1}
+
+
 def state_specs(state: TrainState) -> Any:
-    """PartitionSpecs: every array with a leading autoencoder axis is split along `sae`."""
-    specs: Any = {
-        "params": jax.tree.map(lambda _: P(SAE), state.params),
-        "adam": jax.tree.map(lambda _: P(SAE), state.adam),
-        "silent": P(SAE),
-        "cut": P(SAE),
-        "step": P(),
-        "losses": P(None, SAE),
-    }
-    return TrainState(**specs)
+    """PartitionSpecs: autoencoders along `sae`; units along `units`, and each block of them along `data`."""
+
+    def spec(path: Any, _: Any) -> P:
+        name = path[-1].name
+        if name in _UNIT_AXIS:
+            return P(SAE, *[None] * (_UNIT_AXIS[name] - 1), (UNITS, DATA))
+        return {"step": P(), "losses": P(None, SAE)}.get(name, P(SAE))
+
+    return jax.tree_util.tree_map_with_path(spec, state)
 
 
 def put_state(state: TrainState, mesh: Mesh) -> TrainState:
     """The state laid over the mesh."""
     return jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), state, state_specs(state))
+
+
+def _gathered(params: Params) -> Params:
+    """The parameters of the block of units of this device, of which it holds the share of its place along `data`."""
+    return _by_name(params, lambda x, axis: jax.lax.all_gather(x, DATA, axis=axis, tiled=True), lambda x: x)
+
+
+def _summed(grads: Params) -> Params:
+    """Mean of the gradients over `data`, each device its share."""
+    size = jax.lax.axis_size(DATA)
+    return _by_name(
+        grads,
+        lambda g, axis: jax.lax.psum_scatter(g, DATA, scatter_dimension=axis, tiled=True) / size,
+        lambda g: jax.lax.pmean(g, DATA),
+    )
+
+
+def _by_name(params: Params, split: Callable[[jax.Array, int], jax.Array], whole: Callable[..., jax.Array]) -> Params:
+    done: dict[str, Any] = {
+        name: x if x is None else split(x, _UNIT_AXIS[name]) if name in _UNIT_AXIS else whole(x)
+        for name, x in params._asdict().items()
+    }
+    return Params(**done)
+
+
+def _clipped(grads: Params, limit: float) -> Any:
+    """Every autoencoder's gradient scaled to at most `limit` in norm, over all devices that share it."""
+    square = {
+        name: jnp.sum(g.astype(jnp.float32) ** 2, axis=tuple(range(1, g.ndim)))
+        for name, g in grads._asdict().items()
+        if g is not None
+    }
+    split = sum(value for name, value in square.items() if name in _UNIT_AXIS)
+    norm = jnp.sqrt(jax.lax.psum(split, (UNITS, DATA)) + sum(v for n, v in square.items() if n not in _UNIT_AXIS))
+    scale = limit / jnp.maximum(norm, limit)
+    return jax.tree.map(lambda g: g * scale.reshape(-1, *[1] * (g.ndim - 1)), grads)
 
 
 def loss_terms(
@@ -126,18 +168,26 @@ def _auxiliary(params: Params, x: jax.Array, residual: jax.Array, dead: jax.Arra
     part = slice(None, None, AUX_SHARE)
     target = jax.lax.stop_gradient(residual[:, part])
     scale = over.mean(jnp.mean(target**2, axis=(1, 2))) + 1e-12
+    count = over.total(dead.sum(axis=1))
 
-    def one(p: Params, x_bd: jax.Array, e_bd: jax.Array, dead_u: jax.Array, scale: jax.Array) -> jax.Array:
-        v, i = jax.lax.top_k(jnp.where(dead_u[None], pre_activations(p, x_bd), -jnp.inf), aux_k)
-        v = jnp.where(jnp.isfinite(v), jax.nn.relu(v), 0.0)
-        z = scattered(v, i, dead_u.shape[0])
-        e_hat = jnp.einsum("bu,ud->bd", z, decoder_rows(p), precision=PRECISION)
-        return jnp.where(dead_u.any(), jnp.mean((e_bd - e_hat) ** 2) / scale, 0.0)
+    def many(p: Params, x_bd: jax.Array, dead_u: jax.Array) -> jax.Array:
+        pre = jnp.where(dead_u[None], pre_activations(p, x_bd, over.dtype), -jnp.inf)
+        return decoded(p, largest(pre, aux_k, over), over)
+
+    def few(p: Params, x_bd: jax.Array, dead_u: jax.Array) -> jax.Array:
+        """All of them take part: there is nothing to select, and only their rows are read."""
+        places = min(aux_k, len(dead_u))
+        units = jnp.flatnonzero(dead_u, size=places, fill_value=0)
+        pre = product(over.dtype, x_bd, p.w_enc[:, units]) + p.b_enc[units][None]
+        z = jnp.where((jnp.arange(places) < dead_u.sum())[None], jax.nn.relu(pre), 0.0)
+        return over.total(product(over.dtype, z, decoder_rows(p)[units]))
 
     def auxiliary() -> jax.Array:
-        return jax.vmap(one)(params, x[:, part], target, dead, scale)
+        arrays = params, x[:, part], dead
+        e_hat = jax.lax.cond((count <= aux_k).all(), lambda: jax.vmap(few)(*arrays), lambda: jax.vmap(many)(*arrays))
+        return jnp.where(count > 0, jnp.mean((target - e_hat) ** 2, axis=(1, 2)) / scale, 0.0)
 
-    return jax.lax.cond(dead.any(), auxiliary, lambda: jnp.zeros(len(x)))
+    return jax.lax.cond((count > 0).any(), auxiliary, lambda: jnp.zeros(len(x)))
 
 
 def _constrained(params: Params, config: TrainConfig) -> Params:
@@ -150,37 +200,64 @@ def _constrained(params: Params, config: TrainConfig) -> Params:
     return params._replace(w_enc=params.w_dec.transpose(0, 2, 1)) if objective.tied else params
 
 
+@dataclass(frozen=True)
+class Step:
+    """(state, x [m, b, d] raw activations) -> (state, mse [a]), jitted; the state is donated."""
+
+    jitted: Any
+    norm: Norm
+    knobs: Knobs
+
+    def __call__(self, state: TrainState, x: jax.Array) -> tuple[TrainState, jax.Array]:
+        return self.jitted(state, self.norm, self.knobs, x)
+
+    def lower(self, state: Any, x: Any) -> Any:
+        """As `jax.jit`'s, for arrays or their shapes."""
+        return self.jitted.lower(state, self.norm, self.knobs, x)
+
+    def compiled(self, state: Any, x: Any) -> Step:
+        """The same for these shapes alone, compiled now."""
+        return Step(self.lower(state, x).compile(), self.norm, self.knobs)
+
+
 def make_step(
     mesh: Mesh, config: TrainConfig, norm: Norm, aux_k: int, log_every: int, knobs: Knobs | None = None
-) -> Callable[[TrainState, jax.Array], tuple[TrainState, jax.Array]]:
-    """Jitted (state, x [m, b, d] raw activations) -> (state, mse [a]); the state is donated.
+) -> Step:
+    """The step of a stacked autoencoders over m streams of tokens.
 
     a is a multiple of m: autoencoders i a/m to (i + 1) a/m - 1 see the tokens x[i]. knobs: by default those of `config`.
+    mesh: axes sae, units, data; the number of units is a multiple of units x data.
     """
     adam = optimiser(config)
     objective = OBJECTIVES[config.objective]
     a = len(norm.scale)
     chosen = knobs or Knobs(jnp.full(a, config.lr), jnp.full(a, config.sparsity))
-    over = Over(lambda v: jax.lax.pmean(v, DATA), lambda v: jax.lax.pmax(v, DATA))
+    over = Over(
+        mean=lambda v: jax.lax.pmean(v, DATA),
+        max=lambda v: jax.lax.pmax(v, (UNITS, DATA)),
+        units=UNITS,
+        parts=mesh.shape[UNITS],
+        dtype=config.dtype,
+    )
 
     def local(state: TrainState, norm: Norm, knobs: Knobs, x_raw: jax.Array) -> tuple[TrainState, jax.Array]:
         # Every point of the grid sees the same tokens; repeated here, on the device that has them.
         x = normalise(norm, jnp.repeat(x_raw, len(norm.scale) // len(x_raw), axis=0))
-        dead = state.silent >= config.dead_tokens
+        dead = jax.lax.all_gather(state.silent >= config.dead_tokens, DATA, axis=1, tiled=True)
 
         def total(params: Params) -> tuple[jax.Array, tuple[jax.Array, Terms]]:
             loss, aux = loss_terms(params, x, dead, config, knobs.sparsity, aux_k, over)
             # A sum over autoencoders: their gradients do not meet.
             return jnp.sum(loss), aux
 
-        (_, (mse, terms)), grads = jax.value_and_grad(total, has_aux=True)(state.params)
-        grads, mse = jax.lax.pmean((grads, mse), DATA)
-        fired = jax.lax.psum(terms.fired, DATA)
+        (_, (mse, terms)), grads = jax.value_and_grad(total, has_aux=True)(_gathered(state.params))
+        grads, mse = _summed(grads), jax.lax.pmean(mse, DATA)
+        fired = jax.lax.psum_scatter(terms.fired, DATA, scatter_dimension=1, tiled=True)
         if objective.unit_rows:
             # The part of the gradient along a unit row would only change its norm, which is reset below.
             along = jnp.sum(grads.w_dec * state.params.w_dec, axis=-1, keepdims=True)
             grads = grads._replace(w_dec=grads.w_dec - along * state.params.w_dec)
-        updates, new_adam = jax.vmap(adam.update)(grads, state.adam, state.params)
+        updates, new_adam = jax.vmap(adam.update)(_clipped(grads, config.clip), state.adam, state.params)
         updates = jax.tree.map(lambda g: g * knobs.lr.reshape(-1, *[1] * (g.ndim - 1)), updates)
         params: Any = optax.apply_updates(state.params, updates)
         params = _constrained(params, config)
@@ -193,7 +270,7 @@ def make_step(
         return TrainState(params, new_adam, silent, cut, state.step + 1, losses), mse
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, x: jax.Array) -> tuple[TrainState, jax.Array]:
+    def step(state: TrainState, norm: Norm, knobs: Knobs, x: jax.Array) -> tuple[TrainState, jax.Array]:
         specs = state_specs(state)
         sharded = jax.shard_map(
             local,
@@ -202,6 +279,6 @@ def make_step(
             out_specs=(specs, P(SAE)),
             check_vma=False,
         )
-        return sharded(state, norm, chosen, x)
+        return sharded(state, norm, knobs, x)
 
-    return step
+    return Step(step, norm, chosen)

@@ -1,4 +1,4 @@
-"""Shuffled token batches from activation stores, as a pure function of (seed, step), so that a resumed run sees the same.
+"""Shuffled token batches from activations, as a pure function of (seed, step), so that a resumed run sees the same.
 
 Per token kind and epoch the images are permuted; consecutive slices of the permutation fill an in-memory pool; the
 pool's tokens are permuted and dealt out in batches. Two tokens of one image thus meet in a batch no more often than by
@@ -7,15 +7,36 @@ chance within a pool of `pool_tokens` tokens. All layers share one order.
 
 from __future__ import annotations
 
+import threading
+import time
 import zlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from sbm_jax.errors import UserError
-from sbm_jax.store.store import Store
+from sbm_jax.progress import log
+
+
+class Activations(Protocol):
+    """What is read from: a `Store`, or activations that are computed when asked for. Methods may be called by threads."""
+
+    def array(self, name: str) -> Any:
+        """Something with the shape and dtype of an array."""
+        ...
+
+    def read(self, name: str, rows: slice | np.ndarray | None = None) -> np.ndarray:
+        """Rows of an array (None: all) in memory."""
+        ...
+
+    def parts(
+        self, names: Sequence[str], rows: np.ndarray
+    ) -> Iterator[tuple[slice | np.ndarray, dict[str, np.ndarray]]]:
+        """Pieces (places in `rows`, {name: values}) that together hold all names at all rows, each image computed once."""
+        ...
 
 
 def array_name(hook: str, kind: str) -> str:
@@ -23,28 +44,59 @@ def array_name(hook: str, kind: str) -> str:
     return f"{hook}/{kind}"
 
 
+def read_many(
+    source: Activations, names: Sequence[str], rows: np.ndarray, stopped: threading.Event | None = None
+) -> dict[str, np.ndarray]:
+    """Rows (at least one) of several arrays in memory; where they are computed, in one forward pass for all names.
+
+    Raises CancelledError soon after `stopped` is set.
+    """
+    out: dict[str, np.ndarray] = {}
+    for places, values in source.parts(names, rows):
+        if stopped is not None and stopped.is_set():
+            raise CancelledError
+        for name, x in values.items():
+            if len(x) == len(rows):
+                out[name] = x
+                continue
+            if name not in out:
+                out[name] = np.empty((len(rows), *x.shape[1:]), x.dtype)
+            out[name][places] = x
+    return out
+
+
+class Pool(NamedTuple):
+    """Tokens in memory, [tokens, d] per hook, and the order in which they are dealt out."""
+
+    tokens: list[np.ndarray]
+    order: np.ndarray
+
+
 @dataclass
 class TokenStream:
     """Batches [l, b, d] of one token kind, all hooks side by side.
 
     Args:
-        store: finished activation store. hooks: its layers. kind: `cls` or `patch`.
+        store: where activations are read. hooks: its layers. kind: `cls` or `patch`.
         images: integer [m], the rows that may be used. batch: tokens per batch.
-        pool_tokens: tokens held in memory per layer.
+        pool_tokens: tokens per layer of one pool; `batches` holds two pools, the one in use and the next.
     Raises UserError when there are fewer tokens than one batch.
     """
 
-    store: Store
+    store: Activations
     hooks: tuple[str, ...]
     kind: str
     images: np.ndarray
     batch: int
     pool_tokens: int
     seed: int
+    stopped: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def __post_init__(self) -> None:
-        shape = self.store.array(array_name(self.hooks[0], self.kind)).shape
-        self.tokens_per_image = 1 if self.kind == "cls" else shape[1]
+        array = self.store.array(array_name(self.hooks[0], self.kind))
+        self.tokens_per_image = 1 if self.kind == "cls" else array.shape[1]
+        self.width: int = array.shape[-1]
+        self.dtype = np.dtype(array.dtype.name)  # TensorStore's dtypes are not NumPy's
         n_tokens = len(self.images) * self.tokens_per_image
         if n_tokens < self.batch:
             raise UserError(
@@ -61,7 +113,9 @@ class TokenStream:
                 f"a pool of {pool_images} images holds fewer {self.kind} tokens than train.batch ({self.batch}). "
                 "Raise train.pool_tokens or lower train.batch."
             )
-        self._pool: tuple[tuple[int, int], np.ndarray, np.ndarray] | None = None
+        self.images_read, self.seconds_reading = 0, 0.0
+        self._pool: tuple[tuple[int, int], Pool] | None = None
+        self._next: tuple[tuple[int, int], Future[Pool]] | None = None
 
     def _rng(self, *key: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, zlib.crc32(self.kind.encode()), *key])
@@ -75,36 +129,109 @@ class TokenStream:
             rest -= count
         raise AssertionError
 
-    def _load(self, epoch: int, pool: int) -> tuple[np.ndarray, np.ndarray]:
-        if self._pool is None or self._pool[0] != (epoch, pool):
+    def _read(self, epoch: int, pool: int, held: Pool | None) -> Pool:
+        """One pool; `held` has its tokens, in the order of another epoch."""
+        if held is not None:
+            tokens = held.tokens
+        else:
+            begun = time.perf_counter()
             order = self._rng(epoch).permutation(self.images)
             rows = np.sort(order[self.bounds[pool] : self.bounds[pool + 1]])
+            names = [array_name(hook, self.kind) for hook in self.hooks]
+            arrays = read_many(self.store, names, rows, self.stopped)
+            tokens = [arrays[name].reshape(-1, self.width) for name in names]
+            self.images_read += len(rows)
+            self.seconds_reading += time.perf_counter() - begun
+        return Pool(tokens, self._rng(epoch, pool + 1).permutation(len(tokens[0])))
+
+    def load(self, step: int) -> Pool:
+        """The pool of a step, from memory if it is there."""
+        key = self.locate(step)[:2]
+        if self._pool is None or self._pool[0] != key:
+            held = self._reusable()
             self._pool = None  # let the old pool go before the new one is read
-            first = self.store.read(array_name(self.hooks[0], self.kind), rows)
-            tokens = np.empty((len(self.hooks), len(rows) * self.tokens_per_image, first.shape[-1]), first.dtype)
-            tokens[0] = first.reshape(tokens.shape[1:])
-            for layer, hook in enumerate(self.hooks[1:], start=1):
-                tokens[layer] = self.store.read(array_name(hook, self.kind), rows).reshape(tokens.shape[1:])
-            self._pool = ((epoch, pool), tokens, self._rng(epoch, pool + 1).permutation(tokens.shape[1]))
-        return self._pool[1], self._pool[2]
+            ahead = self._next[1] if self._next is not None and self._next[0] == key else None
+            pool = ahead.result() if ahead is not None else self._read(*key, held)
+            self._pool, self._next = (key, pool), None
+        return self._pool[1]
+
+    def _reusable(self) -> Pool | None:
+        """The pool in memory where every epoch has the same, a single one."""
+        return self._pool[1] if self._pool is not None and len(self.batches) == 1 else None
+
+    def load_next(self, step: int, stop: int, reader: Executor) -> None:
+        """Have `reader` read the pool after that of `step`, unless it begins at step `stop` or later; `load` finds it."""
+        _, pool, index = self.locate(step)
+        first = step - index + self.batches[pool]
+        if self._next is None and first < stop:
+            key = self.locate(first)[:2]
+            self._next = key, reader.submit(self._read, *key, self._reusable())
+
+    def reset(self) -> None:
+        """Forget what was to be read, after whoever read it has ended."""
+        self._next = None
+        self.stopped.clear()
+
+    def fill(self, step: int, out_lbd: np.ndarray) -> None:
+        """Write the batch of one step."""
+        pool, index = self.load(step), self.locate(step)[2]
+        chosen = pool.order[index * self.batch : (index + 1) * self.batch]
+        for tokens, out_bd in zip(pool.tokens, out_lbd, strict=True):
+            np.take(tokens, chosen, axis=0, out=out_bd, mode="clip")  # the default mode copies once more
 
     def at(self, step: int) -> np.ndarray:
         """The batch of one step, [l, b, d] in the store's dtype."""
-        epoch, pool, index = self.locate(step)
-        tokens, order = self._load(epoch, pool)
-        return tokens[:, order[index * self.batch : (index + 1) * self.batch]]
+        out = np.empty((len(self.hooks), self.batch, self.width), self.dtype)
+        self.fill(step, out)
+        return out
 
 
 def batches(streams: list[TokenStream], start: int, stop: int, ahead: int = 2) -> Iterator[np.ndarray]:
-    """Batches [a, b, d] of steps start..stop-1 (kinds stacked in order), made in a thread `ahead` steps early."""
+    """Batches [a, b, d] of steps start..stop-1 (kinds stacked in order), made in a thread `ahead` steps early.
+
+    The next pool of every stream is read meanwhile. A line at the end says how long the caller had to wait.
+    """
+    hooks = [len(stream.hooks) for stream in streams]
+    edges = np.concatenate([[0], np.cumsum(hooks)])
+    # Most tokens per image first: a forward pass for patch tokens leaves the CLS tokens at hand, not the other way.
+    order = sorted(range(len(streams)), key=lambda i: -streams[i].tokens_per_image)
 
     def make(step: int) -> np.ndarray:
-        return np.concatenate([stream.at(step) for stream in streams])
+        for i in order:
+            streams[i].load(step)
+        for i in order:
+            streams[i].load_next(step, stop, reader)
+        out = np.empty((int(edges[-1]), streams[0].batch, streams[0].width), streams[0].dtype)
+        for stream, low, high in zip(streams, edges, edges[1:], strict=False):
+            stream.fill(step, out[low:high])
+        return out
 
-    with ThreadPoolExecutor(1) as pool:
-        waiting = [pool.submit(make, step) for step in range(start, min(stop, start + ahead))]
+    maker, reader = ThreadPoolExecutor(1, "batches"), ThreadPoolExecutor(len(streams), "pools")
+    waits, begun = [], time.perf_counter()
+    try:
+        waiting = [maker.submit(make, step) for step in range(start, min(stop, start + ahead))]
         for step in range(start, stop):
+            asked = time.perf_counter()
             batch = waiting.pop(0).result()
+            waits.append(time.perf_counter() - asked)
             if step + ahead < stop:
-                waiting.append(pool.submit(make, step + ahead))
+                waiting.append(maker.submit(make, step + ahead))
             yield batch
+    finally:
+        for stream in streams:
+            stream.stopped.set()
+        maker.shutdown(cancel_futures=True)
+        reader.shutdown(cancel_futures=True)
+        for stream in streams:
+            stream.reset()
+    if waits:
+        log(_rates(streams, waits, time.perf_counter() - begun))
+
+
+def _rates(streams: list[TokenStream], waits: list[float], seconds: float) -> str:
+    images, reading = sum(s.images_read for s in streams), sum(s.seconds_reading for s in streams)
+    tokens = sum(s.batch for s in streams) * len(waits)
+    return (
+        f"train: {sum(waits[1:]):.1f} of {seconds - waits[0]:.1f} s waiting for tokens (and {waits[0]:.1f} s for the first); "
+        f"{images:,} images read at {images / max(reading, 1e-9):,.0f}/s, tokens used at {tokens / seconds:,.0f}/s"
+    )

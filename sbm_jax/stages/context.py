@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sbm_jax import processes
 from sbm_jax.brain.dataset import Dataset, Subject
 from sbm_jax.brain.opening import open_dataset
 from sbm_jax.config import Config, dump_config
@@ -15,6 +16,9 @@ from sbm_jax.provenance import provenance
 from sbm_jax.stages.facts import Facts, gather_facts, read_options
 from sbm_jax.store.spec import StoreSpec, pretty_json
 from sbm_jax.store.store import PARTIAL, Store, StoreWriter, is_finished
+
+if TYPE_CHECKING:
+    from sbm_jax.sae.stream import Activations
 
 # Kinds of stores whose command has another name.
 _MADE_BY = {"dataset": "data demo", "activations": "extract", "saes": "train", "codes": "encode"}
@@ -51,7 +55,7 @@ def make_specs(config: Config, facts: Facts) -> Specs:
     saes = StoreSpec(
         "saes",
         1,
-        {"train": config.train.model_dump(exclude={"checkpoint_every"}), "modes": config.sae_modes},
+        {"train": config.train.model_dump(exclude={"checkpoint_every", "split_units"}), "modes": config.sae_modes},
         {"activations": activations.name},
     )
     codes = StoreSpec(
@@ -114,7 +118,12 @@ class Context:
 
     @cached_property
     def devices(self) -> list[Any]:
-        """The JAX devices of the run (asking for them starts JAX)."""
+        """The JAX devices of this process (asking for them starts JAX)."""
+        return [device for device in self.all_devices if device.process_index == processes.rank()]
+
+    @cached_property
+    def all_devices(self) -> list[Any]:
+        """The JAX devices of all processes of the run."""
         from sbm_jax.mesh import choose_devices
 
         return choose_devices(self.config.devices)
@@ -135,7 +144,7 @@ class Context:
     @cached_property
     def documents(self) -> dict[str, str]:
         """Texts laid beside every store."""
-        kinds = [f"{d.platform}:{d.device_kind}" for d in self.devices]
+        kinds = [f"{d.platform}:{d.device_kind}" for d in self.all_devices]
         return {"config.yaml": dump_config(self.config), "provenance.json": pretty_json(provenance(kinds))}
 
     @property
@@ -148,6 +157,19 @@ class Context:
 
     def has(self, spec: StoreSpec) -> bool:
         return is_finished(spec.path(self.stores))
+
+    @cached_property
+    def activations(self) -> Activations:
+        """The activation store or, where it is neither there nor to be kept, what computes the same numbers when asked."""
+        if self.config.extract.keep or self.has(self.specs.activations):
+            return self.open(self.specs.activations)
+        from sbm_jax.stages.activations import OnlineActivations
+
+        return OnlineActivations(self)
+
+    def forget_activations(self) -> None:
+        """Let go of what `activations` holds in memory; call when no later stage reads them."""
+        self.__dict__.pop("activations", None)
 
     def open(self, spec: StoreSpec) -> Store:
         """The finished store of `spec`. Raises StoreError, naming the command that makes it, otherwise."""

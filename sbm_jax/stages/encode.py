@@ -18,7 +18,7 @@ from sbm_jax.mesh import make_mesh
 from sbm_jax.progress import progress
 from sbm_jax.sae.model import Norm, Params, normalise
 from sbm_jax.sae.objectives import OBJECTIVES, final_codes
-from sbm_jax.sae.stream import array_name
+from sbm_jax.sae.stream import Activations, array_name
 from sbm_jax.stages.context import Context
 from sbm_jax.store.store import Store, StoreWriter
 
@@ -34,7 +34,7 @@ def run(ctx: Context) -> Store:
     `raw`: [n, d], the residual stream averaged over patches. `random`: [n, u], as many random unit directions of it as
         the autoencoders have units.
     """
-    acts, saes = ctx.open(ctx.specs.activations), ctx.open(ctx.specs.saes)
+    acts, saes = ctx.activations, ctx.open(ctx.specs.saes)
     # Members of the sweep come behind those of the primary setting, and are not encoded.
     members = list(dict.fromkeys((m["kind"], m["hook"]) for m in saes.json("metrics.json")["members"]))
     writer = ctx.writer(ctx.specs.codes)
@@ -56,6 +56,7 @@ def run(ctx: Context) -> Store:
                 _encode_block(ctx, acts, writer, params, directions, hook, rows, u, code)
                 task.advance()
             writer.advance(block + 1)
+    ctx.forget_activations()
     return writer.commit()
 
 
@@ -113,7 +114,7 @@ def _create(writer: StoreWriter, mode: str, hook: str, n: int, shard: int, width
 
 def _encode_block(
     ctx: Context,
-    acts: Store,
+    acts: Activations,
     writer: StoreWriter,
     params: dict[tuple[str, str], Member],
     directions: np.ndarray,

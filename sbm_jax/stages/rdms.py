@@ -15,11 +15,12 @@ from sbm_jax.kernels.rdm_compare.ceiling import noise_ceiling
 from sbm_jax.progress import progress
 from sbm_jax.report.data import Cell, LayerCurve, ReportData, Table
 from sbm_jax.report.page import render_page
-from sbm_jax.sae.stream import array_name
+from sbm_jax.sae.stream import array_name, read_many
 from sbm_jax.stages.context import Context
 from sbm_jax.store.spec import pretty_json
 from sbm_jax.store.store import Store, replace_text
 
+_READ_IMAGES = 256
 KIND_TITLES = {"cls": "CLS token", "patch_mean": "mean of the patch tokens"}
 
 
@@ -31,20 +32,17 @@ def run(ctx: Context) -> Store:
     """
     human = ctx.dataset.rdms
     assert human is not None
-    acts = ctx.open(ctx.specs.activations)
     people = {name: sessions.mean(axis=0) for name, sessions in human.subjects.items()}
     if len(people) < 2:
         raise UserError(f"{ctx.dataset.root}: a noise ceiling needs at least 2 people, found {', '.join(people)}")
-    kinds = {"patch_mean": "patch"} | ({"cls": "cls"} if ctx.facts.backbone.has_cls else {})
+    features = _features(ctx)
     writer = ctx.writer(ctx.specs.rdms)
     layers: dict[str, list[dict[str, Any]]] = {}
-    with progress("rdms", len(kinds) * len(ctx.facts.hooks), "RDMs") as task:
-        for kind, tokens in kinds.items():
+    with progress("rdms", sum(map(len, features.values())), "RDMs") as task:
+        for kind, by_hook in features.items():
             layers[kind] = []
-            for hook in ctx.facts.hooks:
-                x = acts.read(array_name(hook, tokens)).astype(np.float32)
-                features = x.mean(axis=1) if kind == "patch_mean" else x
-                layers[kind].append(compare(upper_triangle(rdm(features, ctx.config.rsa.metric)), people))
+            for x_nd in by_hook:
+                layers[kind].append(compare(upper_triangle(rdm(x_nd, ctx.config.rsa.metric)), people))
                 task.advance()
     summary = {
         "dataset": {"name": ctx.dataset.name, "region": human.region, "people": list(people)},
@@ -57,6 +55,20 @@ def run(ctx: Context) -> Store:
     replace_text(writer.path / "summary.json", pretty_json(summary))
     replace_text(writer.path / "report.html", render_page(_page(ctx, summary, human)))
     return writer.commit()
+
+
+def _features(ctx: Context) -> dict[str, list[np.ndarray]]:
+    """Per kind and hook float32 [n, d]: patch tokens averaged, CLS tokens as they are. Every image is taken once."""
+    kinds = {"patch_mean": "patch"} | ({"cls": "cls"} if ctx.facts.backbone.has_cls else {})
+    acts, n = ctx.activations, ctx.facts.n_images
+    names = {kind: [array_name(hook, tokens) for hook in ctx.facts.hooks] for kind, tokens in kinds.items()}
+    blocks: dict[str, list[np.ndarray]] = {name: [] for group in names.values() for name in group}
+    for start in range(0, n, _READ_IMAGES):
+        for name, x in read_many(acts, list(blocks), np.arange(start, min(n, start + _READ_IMAGES))).items():
+            x = x.astype(np.float32)
+            blocks[name].append(x.mean(axis=1) if x.ndim == 3 else x)
+    ctx.forget_activations()
+    return {kind: [np.concatenate(blocks[name]) for name in group] for kind, group in names.items()}
 
 
 def compare(model: np.ndarray, people: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:

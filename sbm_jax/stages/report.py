@@ -17,7 +17,7 @@ _FIGURES = ("held_out", "best_layer", "category")
 
 def run(ctx: Context) -> Store:
     """Write `report.html`, `summary.json`, `maps/` in the space of the data and on fsaverage5, and `figures/*.png` of the
-    first subject that can be put on fsaverage5.
+    first subject that can be put on fsaverage5; `front.json`, error against L0, where something was swept.
     """
     writer = ctx.writer(ctx.specs.report)
     summary = summarise(ctx)
@@ -50,4 +50,6 @@ def run(ctx: Context) -> Store:
             )
             task.advance()
     replace_text(writer.path / "summary.json", pretty_json(summary))
+    if summary["front"]:
+        writer.put_json("front.json", summary["front"])
     return writer.commit()

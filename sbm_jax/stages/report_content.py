@@ -22,6 +22,7 @@ from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import relative_extents, short_roi
 from sbm_jax.stages.report_maps import SPACE, SubjectMaps, cortex
 from sbm_jax.stages.report_recovery import recovery_tables
+from sbm_jax.stages.report_saes import sae_plots, sae_tables
 
 METHODS = (
     (
@@ -66,12 +67,13 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -
             f"{summary['backbone']['family']} backbone with {len(summary['backbone']['layers'])} layers"
         ),
         headline=_headline(ctx, summary),
-        tables=[*_summary_tables(summary), _sae_table(summary), *_roi_tables(summary), *_rsa_tables(ctx, summary)],
+        tables=[*_summary_tables(summary), *sae_tables(summary), *_roi_tables(summary), *_rsa_tables(ctx, summary)],
         cortex=cortex() if drawn else None,
         cortex_notes=_cortex_notes(maps),
         subjects={name: found.on_cortex for name, found in drawn.items()},
         outlines={name: found.atlases for name, found in drawn.items()},
         curves=_curves(ctx, summary),
+        plots=sae_plots(summary),
         exemplars=_exemplars(ctx),
         recovery=recovery_tables(recovery) if recovery else None,
         methods=METHODS,
@@ -158,14 +160,6 @@ def _voxels_note(s: dict[str, Any]) -> str:
         f"{s['responsive']:,} responsive voxels (ncsnr at least {s['min_ncsnr']}, median {s['median_ncsnr']:.2f}) of "
         f"{s['voxels']:,}; median ceiling on r {s['median_ceiling']:.2f}."
     )
-
-
-def _sae_table(summary: dict[str, Any]) -> Table:
-    keys = ("explained_variance", "l0", "dead", "dense", "final_loss")
-    rows = [[_member_name(m, summary["saes"]), *(m[key] for key in keys)] for m in summary["saes"]]
-    columns = ["autoencoder", "explained variance", Column("L0", digits=1), "dead", "dense", "training loss"]
-    note = "On tokens of the shared images, which were not trained on. Dead: never fired there. Dense: on over 1 % of tokens."
-    return Table("Autoencoders", note, columns, rows, section="layers")
 
 
 def _roi_tables(summary: dict[str, Any]) -> list[Table]:
@@ -308,15 +302,6 @@ def _provenance(ctx: Context) -> dict[str, Any]:
         "stores": {name: spec.name for name, spec in stores.items()},
         "config": ctx.config.model_dump(mode="json"),
     }
-
-
-def _member_name(member: dict[str, Any], members: list[dict[str, Any]]) -> str:
-    """Token kind and hook, and the settings in which the autoencoders of a sweep differ."""
-    parts = [member["kind"], member["hook"]]
-    for key in ("objective", "k", "sparsity", "lr", "seed"):
-        if len({m[key] for m in members}) > 1:
-            parts.append(member[key] if key == "objective" else f"{key}={member[key]:g}")
-    return ", ".join(parts)
 
 
 def _warnings(ctx: Context, summary: dict[str, Any]) -> list[str]:

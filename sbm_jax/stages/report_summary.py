@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from sbm_jax.sae.front import fronts
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import responsive
 from sbm_jax.store.store import Store
 
 
 def summarise(ctx: Context) -> dict[str, Any]:
-    """Keys: dataset, backbone, saes, subjects (per subject and mode), rsa, structure, roi, layers, recovery.
+    """Keys: dataset, backbone, those of `_saes`, subjects (per subject and mode), rsa, structure, roi, layers, recovery.
 
     Similarities are means over the responsive voxels, those with ncsnr at or above the floor fixed beforehand.
     """
@@ -34,12 +35,25 @@ def summarise(ctx: Context) -> dict[str, Any]:
             "patches": facts.backbone.n_patches,
             "image_size": facts.backbone.image_size,
         },
-        "saes": ctx.open(ctx.specs.saes).json("metrics.json")["members"],
+        **_saes(ctx.open(ctx.specs.saes).json("metrics.json")),
         "subjects": {s.name: subject_summary(ctx, s.name, rsa["structure"][s.name]) for s in ctx.subjects},
         "rsa": rsa["images"],
         "roi": {"alignment": roi.json("alignment.json"), "voxels": roi.json("rois.json")},
         "layers": ctx.open(ctx.specs.layers).json("profiles.json"),
         "recovery": ctx.open(ctx.specs.recovery).json("recovery.json") if ctx.specs.recovery else None,
+    }
+
+
+def _saes(metrics: dict[str, Any]) -> dict[str, Any]:
+    """saes: one record per autoencoder. front, stability: of a sweep, else empty. sae_fidelity: facts of that measurement.
+    dead_tokens, rate_bins, magnitude_bins: what the records refer to.
+    """
+    return {
+        "saes": metrics["members"],
+        "front": fronts(metrics["members"]),
+        "stability": metrics["stability"],
+        "sae_fidelity": metrics["fidelity"],
+        **{key: metrics[key] for key in ("dead_tokens", "rate_bins", "magnitude_bins")},
     }
 
 

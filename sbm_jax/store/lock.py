@@ -10,12 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sbm_jax.errors import UserError
+from sbm_jax.processes import is_first
 from sbm_jax.store.arrays import guarded
 
 
 @contextmanager
 def run_lock(out: Path) -> Iterator[None]:
-    """Hold `out` for this process. Raises UserError when another process holds it or the folder cannot be written."""
+    """Hold `out` for this run, by the first of its processes.
+
+    Raises UserError when another run holds it or the folder cannot be written.
+    """
+    if not is_first():
+        yield
+        return
     with guarded(f"making {out}"):
         out.mkdir(parents=True, exist_ok=True)
         handle = (out / "lock").open("a+")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,11 @@ class Store:
         with arrays.guarded(f"reading {self.path / name}"):
             view = array if rows is None else array[rows]
             return np.asarray(view.read().result())
+
+    def parts(self, names: Sequence[str], rows: np.ndarray) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
+        """Pieces (places in `rows`, {name: values}) that together hold all names at all rows. Raises StoreError as `read`."""
+        for name in names:
+            yield slice(None), {name: self.read(name, rows)}
 
     def read_columns(self, name: str, columns: slice) -> np.ndarray:
         """Columns of a two-dimensional array in memory. Raises StoreError as `read`."""

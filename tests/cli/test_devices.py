@@ -42,8 +42,8 @@ def _numbers(value: Any, path: str = "") -> dict[str, Any]:
 @pytest.mark.slow
 def test_training_is_spread(runs):
     """Four autoencoders over `sae`, the tokens of a batch over `data`."""
-    assert "4 autoencoders of 256 units over mesh {'sae': 4, 'data': 2}" in runs[8][1]
-    assert "4 autoencoders of 256 units over mesh {'sae': 1, 'data': 1}" in runs[1][1]
+    assert "4 autoencoders of 256 units over mesh {'sae': 4, 'units': 1, 'data': 2}" in runs[8][1]
+    assert "4 autoencoders of 256 units over mesh {'sae': 1, 'units': 1, 'data': 1}" in runs[1][1]
     for count in DEVICES:
         provenance = json.loads(next(runs[count][0].glob("stores/saes-*/provenance.json")).read_text())
         assert provenance["devices"] == ["cpu:cpu"] * count
@@ -145,14 +145,14 @@ def test_training_state_is_spread():
     import jax
 
     from sbm_jax.config import TrainConfig
-    from sbm_jax.mesh import two_axes
+    from sbm_jax.mesh import training_mesh
     from sbm_jax.sae.model import init_params
-    from sbm_jax.sae.step import DATA, SAE, init_state, put_state
+    from sbm_jax.sae.step import init_state, put_state
 
-    mesh = two_axes(SAE, 4, DATA, 64, jax.devices())
-    assert dict(mesh.shape) == {"sae": 4, "data": 2}
+    mesh = training_mesh(4, 1, 64, jax.devices())
+    assert dict(mesh.shape) == {"sae": 4, "units": 1, "data": 2}
     state = put_state(init_state(init_params(np.arange(4), 8, 16, 0.5), TrainConfig(), 1), mesh)
     shards = state.params.w_enc.addressable_shards
     assert len({shard.device for shard in shards}) == 8
     assert sorted({shard.index[0].start for shard in shards}) == [0, 1, 2, 3]
-    assert all(shard.data.shape == (1, 8, 16) for shard in shards)
+    assert all(shard.data.shape == (1, 8, 8) for shard in shards)  # and half of the units on each of the pair

@@ -13,12 +13,14 @@ from sbm_jax.report.page import (
     Hemisphere,
     LayerCurve,
     MapLayer,
+    Plot,
     Recovery,
     ReportData,
     RoiAtlas,
     RoiExemplars,
     Table,
     Thumb,
+    Trace,
     UnitCard,
 )
 
@@ -84,12 +86,17 @@ def make_report(word: Callable[[str], str] = lambda text: text) -> ReportData:
         {word("early"): early, word("late"): ([0.3, 0.2, 0.1], None, None)},
         word("mean r"), word("block"), note=word("curve note"), levels={word("null"): 0.05},
     )  # fmt: skip
+    dots = Trace([4.0, 8.0, 40.0], [0.5, 0.3, 0.1], [0, 2], [word("k=4"), None, word("k=40")], [False, True, True])
+    plot = Plot(
+        word("Front"), {word("topk"): dots, word("relu"): Trace([5.0, 6.0], [0.2, 0.2], [0, 1])},
+        word("L0"), word("MSE"), word("plot note"), log_x=True,
+    )  # fmt: skip
     cards = [UnitCard(word("block 3"), 17, word("r = .4"), word("8 of 9"), [picture(0), picture(1), picture(0)])]
     cards[0].images[1] = Thumb(cards[0].images[1].data, word("alternative text"))
     first, second = word("subj01"), word("subj02")
     return ReportData(
         word("Title"), word("Subtitle"), [(word("label"), word("0.3"), word("headline note"))], [table],
-        cortex, {first: maps, second: maps}, {first: [atlas]}, [curve],
+        cortex, {first: maps, second: maps}, {first: [atlas]}, [curve], [plot],
         [RoiExemplars(word("FFA"), word("top units"), cards)], Recovery(word("found again"), [table]),
         [(word("Similarity"), word("cosine"))],
         {word("config"): {word("seed"): 7, word("paths"): [word("a/b"), {word("k"): word("v")}], "no": None}},

@@ -16,7 +16,8 @@ from sbm_jax.errors import UserError
 from sbm_jax.mesh import make_mesh
 from sbm_jax.sae.metrics import held_out_metrics
 from sbm_jax.sae.model import Params, decoder_rows, init_params, with_points, with_threshold
-from sbm_jax.sae.objectives import ALONE, BANDWIDTH, OBJECTIVES, Over, batch_cut, final_codes, prefix_ends
+from sbm_jax.sae.objectives import BANDWIDTH, OBJECTIVES, batch_cut, final_codes, prefix_ends
+from sbm_jax.sae.over import ALONE, Over, product
 from sbm_jax.sae.stack import Stack, points
 from sbm_jax.sae.trainer import train
 from sbm_jax.store.spec import StoreSpec
@@ -177,7 +178,9 @@ def test_prefixes_end_with_the_whole_dictionary():
 # Grids -----------------------------------------------------------------------------------------------------------------
 
 HOOKS = ("block00.resid", "block03.resid")
-BASE = TrainConfig(expansion=3, k=K, steps=12, batch=16, lr=3e-3, checkpoint_every=5, pool_tokens=512, points=20)
+BASE = TrainConfig(
+    expansion=3, k=K, steps=12, batch=16, lr=3e-3, lr_scale="none", checkpoint_every=5, pool_tokens=512, points=20
+)
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +196,8 @@ def store(tmp_path_factory) -> Store:
 
 def trained(store, config, folder, kinds=("patch",), devices=None):
     stack = Stack(HOOKS, kinds, points(config))
-    return stack, train(store, stack, np.arange(50), config, devices or jax.devices()[:1], folder)
+    (result,) = train(store, stack, np.arange(50), config, devices or jax.devices()[:1], folder)
+    return stack, result
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -262,14 +266,78 @@ def test_a_grid_resumes_to_the_same_bits(store, tmp_path, monkeypatch):
             assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), field.name
 
 
-@pytest.mark.parametrize("name", ["batch_topk", "jumprelu", "archetypal"])
-def test_eight_devices_train_like_one(store, tmp_path, name):
-    config = BASE.model_copy(update={"objective": name, "sparsity": 0.01})
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_eight_devices_train_like_one(store, tmp_path, name, parts):
+    """parts: blocks of units into which every dictionary is cut. Dead units there are: they count as such after a batch."""
+    config = BASE.model_copy(update={"objective": name, "sparsity": 0.01, "expansion": 4, "dead_tokens": 16})
     _, one_ = trained(store, config, tmp_path / "one")
+    config = config.model_copy(update={"split_units": parts})
     _, eight = trained(store, config, tmp_path / "eight", devices=jax.devices())
     bound = BASE.steps * BASE.lr * 512 * EPS
     np.testing.assert_allclose(eight.losses, one_.losses, rtol=512 * EPS)
     np.testing.assert_allclose(eight.params.w_dec, one_.params.w_dec, atol=bound, rtol=16 * EPS)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_bfloat16_rounds_the_factors_alone(store, tmp_path, name):
+    """Products of 10 terms with two factors of relative error 2^-9: the loss is that of float32 to within a few percent."""
+    config = BASE.model_copy(update={"objective": name, "sparsity": 0.01})
+    _, full = trained(store, config, tmp_path / "f32")
+    _, half = trained(store, config.model_copy(update={"dtype": "bfloat16"}), tmp_path / "bf16")
+    assert all(x.dtype == np.float32 for x in half.params[:4])
+    assert not np.array_equal(half.params.w_dec, full.params.w_dec)
+    np.testing.assert_allclose(half.losses, full.losses, rtol=0.05)
+
+
+def test_gradients_in_bfloat16_have_float32_sums():
+    """10,000 equal terms: a bfloat16 sum would stop growing at 256."""
+    x, w = jnp.ones((10_000, 3)), jnp.ones((3, 2))
+    dx, dw = jax.grad(lambda x, w: product("bfloat16", x, w).sum(), argnums=(0, 1))(x, w)
+    assert dw.dtype == dx.dtype == jnp.float32
+    np.testing.assert_array_equal(dw, 10_000.0)
+    np.testing.assert_array_equal(dx, 2.0)
+
+
+def test_dictionaries_of_several_sizes_are_trained_together(store, tmp_path):
+    """Each as when alone, at the rate that its size asks for."""
+    config = BASE.model_copy(update={"sweep": SweepConfig(expansion=[6], seed=[1]), "lr_scale": "sqrt"})
+    stack = Stack(HOOKS, ("patch",), points(config))
+    small, large = train(store, stack, np.arange(50), config, jax.devices()[:1], tmp_path / "both")
+    assert small.params.w_enc.shape == (4, D, 3 * D) and large.params.w_enc.shape == (4, D, 6 * D)
+    assert [m.point.expansion for part in stack.by_size() for m in part.members] == [3] * 4 + [6] * 4
+    rate = BASE.lr * (4096 / (6 * D)) ** 0.5
+    alone_config = BASE.model_copy(update={"expansion": 6, "lr": rate, "sweep": SweepConfig(seed=[1])})
+    _, alone = trained(store, alone_config, tmp_path / "alone")
+    np.testing.assert_allclose(large.losses, alone.losses, rtol=256 * EPS)
+
+
+def test_the_decoder_bias_starts_at_the_geometric_median(store, tmp_path):
+    config = BASE.model_copy(update={"centre": "geometric_median", "lr": 1e-20})
+    stack, result = trained(store, config, tmp_path)
+    for a, (kind, hook) in enumerate(stack.tokens):
+        x = store.read(f"{hook}/{kind}")[:50].reshape(-1, D)  # fewer than are sampled: all of them
+        x = (x - result.norm.mean[a]) * result.norm.scale[a]
+
+        def total(point: np.ndarray, x: np.ndarray = x) -> float:
+            return float(np.linalg.norm(x - point, axis=1).sum())
+
+        best = total(result.params.b_dec[a])
+        assert best < total(np.zeros(D))
+        rng = np.random.default_rng(a)
+        assert all(best <= total(result.params.b_dec[a] + 1e-2 * rng.normal(size=D)) for _ in range(20))
+
+
+@pytest.mark.parametrize(
+    ("update", "devices", "message"),
+    [
+        ({"split_units": 3}, 2, "train.split_units is 3, but there are 2 devices"),
+        ({"split_units": 4}, 4, "train.split_units is 4, which does not divide the 30 units"),
+    ],
+)
+def test_dictionaries_that_cannot_be_cut(store, tmp_path, update, devices, message):
+    with pytest.raises(UserError, match=message):
+        trained(store, BASE.model_copy(update=update), tmp_path, devices=jax.devices()[:devices])
 
 
 @pytest.mark.parametrize(
@@ -287,7 +355,7 @@ def test_a_sweep_over_what_is_not_used_is_refused(update, message):
 def test_equal_points_are_trained_once():
     config = BASE.model_copy(update={"sweep": SweepConfig(objective=["relu"], k=[K, 5], sparsity=[BASE.sparsity])})
     assert [str(p) for p in points(config)] == [
-        "topk k=3 lr=0.003 seed=0",
-        "topk k=5 lr=0.003 seed=0",
-        "relu sparsity=0.00086 lr=0.003 seed=0",
+        "topk k=3 lr=0.003 seed=0 expansion=3",
+        "topk k=5 lr=0.003 seed=0 expansion=3",
+        "relu sparsity=0.00086 lr=0.003 seed=0 expansion=3",
     ]
