@@ -136,7 +136,7 @@ class TrainConfig(Section):
     points: int = Field(default=512, ge=2, description="tokens of which archetypal decoder rows are mixed")
     steps: int = Field(default=350, ge=1)
     batch: int = Field(default=512, ge=1, description="tokens per autoencoder and step")
-    lr: float = Field(default=1e-3, gt=0, description="learning rate of a dictionary of 4,096 units")
+    lr: float = Field(default=1.5e-3, gt=0, description="learning rate of a dictionary of 4,096 units")
     lr_scale: Literal["sqrt", "none"] = Field(
         default="sqrt", description="sqrt: other sizes learn at lr sqrt(4,096 / units)"
     )
