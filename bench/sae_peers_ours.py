@@ -27,7 +27,7 @@ def main() -> None:
     rows = Rows(args["file"])
     a, d, u, k, steps = args.get("a", 1), args["d"], args["u"], args["k"], args["n_steps"]
     config = TrainConfig(k=k, batch=args["batch"], steps=steps, lr=args["lr"], warmup=args["warmup"] / steps, decay=0.0)
-    mesh = training_mesh(a, 1, math.gcd(config.batch // sae_step.AUX_SHARE, u), jax.devices())
+    mesh = training_mesh(a, 1, math.gcd(config.batch // sae_step.AUX_SHARE, d, u), jax.devices())
     norm = Norm(jnp.zeros((a, d)), jnp.ones(a))
     norm = jax.device_put(norm, NamedSharding(mesh, P(sae_step.SAE)))
     params = init_params(args["seed"] + np.arange(a), d, u, config.encoder_scale)

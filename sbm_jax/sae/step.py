@@ -82,17 +82,21 @@ def init_state(params: Any, config: TrainConfig, n_logs: int) -> TrainState:
     )
 
 
-# Where the axis of units is; arrays without one are whole on every device that shares an autoencoder.
+# Which axis is cut along `units` and which along `data`; other arrays are whole on every device that shares an autoencoder.
+# Along `data` it is the first axis that can be: gathering along a later one moves every number twice.
 _UNIT_AXIS = {"w_enc": 2, "b_enc": 1, "w_dec": 1, "threshold": 1, "mix": 1, "silent": 1}
+_DATA_AXIS = {**_UNIT_AXIS, "w_enc": 1}
 
 
 def state_specs(state: TrainState) -> Any:
-    """PartitionSpecs: autoencoders along `sae`; units along `units`, and each block of them along `data`."""
+    """PartitionSpecs: autoencoders along `sae`; units along `units`; the share of the optimiser along `data`."""
 
     def spec(path: Any, _: Any) -> P:
         name = path[-1].name
+        if name == "w_enc":
+            return P(SAE, DATA, UNITS)
         if name in _UNIT_AXIS:
-            return P(SAE, *[None] * (_UNIT_AXIS[name] - 1), (UNITS, DATA))
+            return P(SAE, (UNITS, DATA))
         return {"step": P(), "losses": P(None, SAE)}.get(name, P(SAE))
 
     return jax.tree_util.tree_map_with_path(spec, state)
@@ -105,12 +109,16 @@ def put_state(state: TrainState, mesh: Mesh) -> TrainState:
 
 def _gathered(params: Params) -> Params:
     """The parameters of the block of units of this device, of which it holds the share of its place along `data`."""
+    if jax.lax.axis_size(DATA) == 1:  # XLA would copy them
+        return params
     return _by_name(params, lambda x, axis: jax.lax.all_gather(x, DATA, axis=axis, tiled=True), lambda x: x)
 
 
 def _summed(grads: Params) -> Params:
     """Mean of the gradients over `data`, each device its share."""
     size = jax.lax.axis_size(DATA)
+    if size == 1:
+        return grads
     return _by_name(
         grads,
         lambda g, axis: jax.lax.psum_scatter(g, DATA, scatter_dimension=axis, tiled=True) / size,
@@ -120,7 +128,7 @@ def _summed(grads: Params) -> Params:
 
 def _by_name(params: Params, split: Callable[[jax.Array, int], jax.Array], whole: Callable[..., jax.Array]) -> Params:
     done: dict[str, Any] = {
-        name: x if x is None else split(x, _UNIT_AXIS[name]) if name in _UNIT_AXIS else whole(x)
+        name: x if x is None else split(x, _DATA_AXIS[name]) if name in _DATA_AXIS else whole(x)
         for name, x in params._asdict().items()
     }
     return Params(**done)
@@ -139,6 +147,14 @@ def _clipped(grads: Params, limit: float) -> Any:
     return jax.tree.map(lambda g: g * scale.reshape(-1, *[1] * (g.ndim - 1)), grads)
 
 
+def each(function: Callable[..., Any], *arrays: Any) -> Any:
+    """`jax.vmap(function)(*arrays)`; a single autoencoder is not looped over, which would copy its weights."""
+    if len(jax.tree.leaves(arrays)[0]) > 1:
+        return jax.vmap(function)(*arrays)
+    one = function(*jax.tree.map(lambda x: x[0], arrays))
+    return jax.tree.map(lambda x: x[None], one)
+
+
 def loss_terms(
     params: Params,
     x: jax.Array,
@@ -155,7 +171,7 @@ def loss_terms(
     |e - e^|^2 / |e|^2; 0 where no unit is dead.
     """
     objective = OBJECTIVES[config.objective]
-    terms = jax.vmap(lambda p, x, lam: objective.terms(p, x, config.k, lam, over))(params, x, sparsity)
+    terms = each(lambda p, x, lam: objective.terms(p, x, config.k, lam, over), params, x, sparsity)
     mse = jnp.mean(terms.residual**2, axis=(1, 2))
     loss = terms.loss
     if objective.revives and config.aux_weight > 0:
@@ -184,20 +200,18 @@ def _auxiliary(params: Params, x: jax.Array, residual: jax.Array, dead: jax.Arra
 
     def auxiliary() -> jax.Array:
         arrays = params, x[:, part], dead
-        e_hat = jax.lax.cond((count <= aux_k).all(), lambda: jax.vmap(few)(*arrays), lambda: jax.vmap(many)(*arrays))
+        e_hat = jax.lax.cond((count <= aux_k).all(), lambda: each(few, *arrays), lambda: each(many, *arrays))
         return jnp.where(count > 0, jnp.mean((target - e_hat) ** 2, axis=(1, 2)) / scale, 0.0)
 
     return jax.lax.cond((count > 0).any(), auxiliary, lambda: jnp.zeros(len(x)))
 
 
 def _constrained(params: Params, config: TrainConfig) -> Params:
-    """Decoder rows at norm 1, or mixed from data points, or the encoder tied to them, as the objective says."""
+    """Decoder rows at norm 1, or mixed from data points, as the objective says."""
     objective = OBJECTIVES[config.objective]
     if params.mix is not None:
         return params._replace(w_dec=decoder_rows(params))
-    if objective.unit_rows:
-        return params._replace(w_dec=unit_rows(params.w_dec))
-    return params._replace(w_enc=params.w_dec.transpose(0, 2, 1)) if objective.tied else params
+    return params._replace(w_dec=unit_rows(params.w_dec)) if objective.unit_rows else params
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def mesh_for(stack: Stack, config: TrainConfig, d: int, devices: list[Any]) -> M
         raise UserError(f"train.split_units is {parts}, which does not divide the {wrong[0]} units of a dictionary")
     # Whole fours of tokens on every device, so that the auxiliary loss sees the same tokens on every mesh.
     splits = config.batch // AUX_SHARE if config.batch % AUX_SHARE == 0 else 1
-    return training_mesh(len(stack.tokens), parts, math.gcd(splits, *(u // parts for u in sizes)), devices)
+    return training_mesh(len(stack.tokens), parts, math.gcd(splits, d, *(u // parts for u in sizes)), devices)
 
 
 def make_programs(
@@ -167,8 +167,12 @@ def _joined(stack: Stack, groups: list[Group], hosts: list[TrainState], norm: No
         learned = host.params.threshold
         thresholds.append(np.exp(learned) if learned is not None else np.broadcast_to(host.cut[:, None], shape))
 
+    def of(host: TrainState, group: Group, name: str) -> np.ndarray:
+        tied = name == "w_enc" and OBJECTIVES[group.config.objective].tied
+        return host.params.w_dec.transpose(0, 2, 1) if tied else getattr(host.params, name)
+
     def joined(name: str) -> np.ndarray:
-        return np.concatenate([getattr(host.params, name) for host in hosts])[order]
+        return np.concatenate([of(host, group, name) for host, group in zip(hosts, groups, strict=True)])[order]
 
     mean, scale = (np.tile(np.asarray(x), (len(stack.points), *[1] * (x.ndim - 1))) for x in norm)
     return Trained(

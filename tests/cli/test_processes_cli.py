@@ -49,7 +49,10 @@ def test_two_processes_train_and_encode_as_one(tiny, program, tmp_path):
     ("words", "part"),
     [
         (("--coordinator", "127.0.0.1:1"), "--coordinator, --processes and --process belong together"),
-        (("--coordinator", "127.0.0.1:1", "--processes", 2, "--process", 2), "--process is 2, but there are 2 processes"),
+        (
+            ("--coordinator", "127.0.0.1:1", "--processes", 2, "--process", 2),
+            "--process is 2, but there are 2 processes",
+        ),
     ],
 )
 def test_words_that_do_not_fit_together(program, words, part):

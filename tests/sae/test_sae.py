@@ -302,7 +302,7 @@ def test_one_wild_member_does_not_disturb_the_others():
     assert not np.allclose(calm.params.w_enc[2], other.params.w_enc[2])
 
 
-MESHES = [(4, 2), (4, 1), (1, 8), (2, 2, 2), (1, 2, 4)]  # sae, data, units
+MESHES = [(4, 2), (4, 1), (1, 4), (2, 2, 2), (1, 2, 4)]  # sae, data, units
 
 
 @pytest.mark.parametrize("shape", MESHES, ids=str)
@@ -339,8 +339,8 @@ def test_state_and_batch_span_all_eight_devices():
         assert len(leaf.sharding.device_set) == 8
         assert {s.data.shape[0] for s in leaf.addressable_shards} == {A // 4}
     for held in (state.params, state.adam[0].mu, state.adam[0].nu):  # each device of a pair has half of the units
-        for name, axis in (("w_enc", 2), ("b_enc", 1), ("w_dec", 1)):
-            assert {s.data.shape[axis] for s in getattr(held, name).addressable_shards} == {U // 2}
+        for name, axis, size in (("w_enc", 1, D), ("b_enc", 1, U), ("w_dec", 1, U)):
+            assert {s.data.shape[axis] for s in getattr(held, name).addressable_shards} == {size // 2}
     assert {s.data.shape for s in state.losses.addressable_shards} == {(1, A // 4)}
 
 
