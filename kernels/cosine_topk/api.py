@@ -33,12 +33,18 @@ def _sharded(*args: Any, **kwargs: Any) -> Any:
     return sharded.cosine_topk_both(*args, **kwargs)
 
 
+def _sparse(*args: Any, **kwargs: Any) -> Any:
+    from sbm_jax.kernels.cosine_topk import sparse
+
+    return sparse.cosine_topk_both(*args, **kwargs)
+
+
 def _reference(codes: Any, responses: Prepared, k_voxel: int, k_unit: int, memory_bytes: int = 0) -> Any:
     y_nv = np.asarray(responses.y_nv)[:, : responses.n_voxels]
     return reference.cosine_topk_both(codes, y_nv, k_voxel, k_unit, center=responses.center)
 
 
-IMPLEMENTATIONS = {"sharded": _sharded, "xla": _xla, "reference": _reference}
+IMPLEMENTATIONS = {"sharded": _sharded, "xla": _xla, "sparse": _sparse, "reference": _reference}
 
 
 def prepare_responses(responses_nv: np.ndarray, *, center: bool = True, mesh: Any = None) -> Prepared:
@@ -77,8 +83,9 @@ def cosine_topk_both(
         codes: dense [n, u] or `SparseCodes`. responses: [n, v], or the result of `prepare_responses` (then `center`
             and `mesh` are those of the preparation).
         k_voxel, k_unit: list lengths, 0..n_units and 0..n_voxels.
-        implementation: `sharded` (needs a mesh with axes `units`, `voxels`), `xla`, `reference`, or None for the first
-            that can. memory_bytes: budget for blocks in flight.
+        implementation: `sharded` (needs a mesh with axes `units`, `voxels`), `sparse` (sparse codes without a mesh: exact,
+            work in proportion to the entries), `xla` (dense blocks), `reference`, or None: `sparse` where `cost.sparse_wins`
+            says so, else the first that can. memory_bytes: budget for blocks in flight.
     Returns:
         values_vk float [v, k_voxel], units_vk int32, values_uk float [u, k_unit], voxels_uk int32; descending.
     Raises:
@@ -99,6 +106,10 @@ def cosine_topk_both(
             raise ValueError(f"cosine_topk: {name} is {k}, allowed 0..{limit}")
     if n_units == 0 or prepared.n_voxels == 0:
         return *_empty(prepared.n_voxels, k_voxel), *_empty(n_units, k_unit)
+    if implementation is None and isinstance(codes, SparseCodes) and prepared.mesh is None:
+        from sbm_jax.kernels.cosine_topk import cost
+
+        implementation = "sparse" if cost.sparse_wins(codes, prepared.n_voxels, k_unit) else None
     return dispatch(
         "cosine_topk", IMPLEMENTATIONS, implementation, codes, prepared, k_voxel, k_unit, memory_bytes=memory_bytes
     )

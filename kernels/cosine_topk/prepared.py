@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sbm_jax.kernels.cosine_topk import bounds
 from sbm_jax.kernels.cosine_topk.reference import CONSTANT
 
 UNITS, VOXELS = "units", "voxels"
 
 
-class Prepared(NamedTuple):
+@dataclass(frozen=True)
+class Prepared:
     """Unit columns y_nv [n, v] float32 (zero where constant) and which are real [v].
 
     With a mesh both are padded to a multiple of its `voxels` axis and split along it; `n_voxels` is without padding.
@@ -27,6 +29,13 @@ class Prepared(NamedTuple):
     n_voxels: int
     center: bool
     mesh: Mesh | None
+    _limits: dict[tuple[int, bool], np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+
+    def most_similar(self, m: int, positive: bool) -> np.ndarray:
+        """`bounds.most_similar` for weights of norm 1, found once: it holds for all codes, and for permuted images."""
+        if (m, positive) not in self._limits:
+            self._limits[m, positive] = bounds.most_similar(self.y_nv, [m], positive)[0]
+        return self._limits[m, positive]
 
 
 @functools.partial(jax.jit, static_argnames="center")

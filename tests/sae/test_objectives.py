@@ -266,8 +266,7 @@ def test_a_grid_resumes_to_the_same_bits(store, tmp_path, monkeypatch):
             assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), field.name
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize(("name", "parts"), [("batch_topk", 1), ("archetypal", 1), *((name, 2) for name in OBJECTIVES)])
 def test_eight_devices_train_like_one(store, tmp_path, name, parts):
     """parts: blocks of units into which every dictionary is cut. Dead units there are: they count as such after a batch."""
     config = BASE.model_copy(update={"objective": name, "sparsity": 0.01, "expansion": 4, "dead_tokens": 16})
