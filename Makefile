@@ -18,8 +18,9 @@ $(VENV)/installed-test: $(VENV)/installed
 run: $(VENV)/installed
 	$(VENV)/bin/sbm-jax run --out $(OUT)
 
+# Two files of tests at a time, in the order of the folders: the longest come early.
 test: $(VENV)/installed-test
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The CPU build of torch where an index offers it; else the ordinary one.
 parity: $(VENV)/installed-test

@@ -60,12 +60,14 @@ class Engine:
         self.process.wait()
 
 
-def compare(case: dict[str, Any], names: list[str], torch: str, chunk: int, limit: float) -> list[dict[str, Any]]:
+def compare(
+    case: dict[str, Any], names: list[str], torch: str, chunk: int, limit: float, seed: int = 0
+) -> list[dict[str, Any]]:
     """Rows of results: steps/s (best, median), processor seconds per step, score after all steps."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.npy"
         np.save(file, synthetic(case["n"], case["d"]))
-        args = {**case, "file": str(file), "seed": 0, "lr": 6e-3, "warmup": max(1, case["n_steps"] // 20)}
+        args = {**case, "file": str(file), "seed": seed, "lr": 6e-3, "warmup": max(1, case["n_steps"] // 20)}
         engines: list[Engine] = []
         try:
             for name in names:
@@ -77,6 +79,8 @@ def compare(case: dict[str, Any], names: list[str], torch: str, chunk: int, limi
                 {
                     "case": "d={d} u={u} k={k} batch={batch}, {n_steps} steps".format(**case),
                     "engine": engine.name,
+                    "seed": seed,
+                    "stacked": case.get("a", 1),
                     "steps_per_s_best": max(engine.rates),
                     "steps_per_s": median(engine.rates),
                     "cpu_s_per_step": median(engine.cpu),
@@ -92,12 +96,23 @@ def compare(case: dict[str, Any], names: list[str], torch: str, chunk: int, limi
                 engine.stop()
 
 
+def print_row(row: dict[str, Any]) -> None:
+    print(
+        f"{row['case']}, {row['stacked']} stacked, seed {row['seed']}: {row['engine']:18s} {row['steps_per_s']:.2f} steps/s "
+        f"(best {row['steps_per_s_best']:.2f}), {row['cpu_s_per_step']:.3f} CPU s/step, "
+        f"EV {row['explained_variance']:.4f}, dead {100 * row['dead']:.2f} %",
+        flush=True,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else "")
     parser.add_argument("--torch", required=True, help="python of an environment with torch")
     parser.add_argument("--engines", nargs="+", default=[*OURS, *TORCH], help="also: compiled")
     parser.add_argument("--chunk", type=int, default=25, help="steps per turn")
     parser.add_argument("--large", action="store_true", help="also d=768, u=12,288")
+    parser.add_argument("--seeds", type=int, default=1, help="repeat the first case, for the spread of its scores")
+    parser.add_argument("--stacked", type=int, default=0, help="also so many of our autoencoders side by side")
     options = parser.parse_args()
     cases = [{"n": 200_000, "d": 192, "u": 4096, "k": 32, "batch": 4096, "n_steps": 300}]
     if options.large:
@@ -108,8 +123,16 @@ def main() -> None:
     for case in cases:
         chunk = min(options.chunk, max(1, case["n_steps"] // 6))
         rows += compare(case, options.engines, options.torch, chunk, ceiling)
+    for seed in range(1, options.seeds):
+        rows += compare(cases[0], options.engines, options.torch, min(options.chunk, 50), ceiling, seed)
+    if options.stacked:
+        mine = [name for name in options.engines if name in OURS]
+        rows += compare({**cases[0], "a": options.stacked, "n_steps": 30}, mine, options.torch, 5, ceiling)
     for row in rows:
-        sparsify = [r for r in rows if r["engine"] == "sparsify" and r["case"] == row["case"]]
+        print_row(row)
+        sparsify = [
+            r for r in rows if r["engine"] == "sparsify" and (r["case"], r["seed"]) == (row["case"], row["seed"])
+        ]
         if sparsify:
             row["times_sparsify"] = row["steps_per_s"] / sparsify[0]["steps_per_s"]
             row["times_sparsify_best"] = row["steps_per_s_best"] / sparsify[0]["steps_per_s_best"]

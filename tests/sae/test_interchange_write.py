@@ -159,7 +159,7 @@ def saes(tmp_path) -> tuple[Store, list[dict[str, np.ndarray]], list[Activation]
     for name in made[0]:
         writer.put(name, np.stack([a[name] for a in made]))
     writer.put("threshold", np.stack([np.zeros(U, np.float32), cut, np.zeros(U, np.float32)]))
-    point = {"k": K, "sparsity": 1e-3, "lr": 1e-3, "seed": 0}
+    point = {"k": K, "sparsity": 1e-3, "lr": 1e-3, "seed": 0, "expansion": 2}
     members = [{"kind": kind, "hook": hook, "objective": name, **point} for kind, hook, name in MEMBERS]
     writer.put_json("metrics.json", {"members": members})
     return writer.commit(), made, acts

@@ -31,12 +31,13 @@ SUMMARY = {
     "recovery": {"concepts", "modes"},
     "roi": {"alignment", "voxels"},
     "rsa": {"n_images", "rois", "too_small"},
+    "sae_fidelity": {"categories", "embedding", "identity", "images", "original"},
     "subjects": {"subj01", "subj02"},
 }
 SAE = {
-    *("kind", "hook", "objective", "k", "sparsity", "lr", "seed", "tokens", "final_loss", "rates"),
+    *("kind", "hook", "objective", "k", "sparsity", "lr", "seed", "expansion", "tokens", "final_loss", "rates"),
     *("mse", "normalised_mse", "explained_variance", "explained_variance_per_dimension", "cosine"),
-    *("l0", "l1", "dead", "dense", "effective_units"),
+    *("l0", "l1", "dead", "dead_in_training", "dense", "effective_units", "magnitudes", "fidelity"),
 }
 SUBJECT = {"median_ceiling", "median_ncsnr", "min_ncsnr", "modes", "responsive", "usable", "voxels"}
 ROW = {
@@ -110,7 +111,8 @@ def test_configuration_and_provenance_lie_beside_every_store(tiny):
 
 
 def test_keys_of_the_summary(summary):
-    assert set(summary) == {*SUMMARY, "saes"}
+    others = {"saes", "front", "stability", "dead_tokens", "rate_bins", "magnitude_bins"}
+    assert set(summary) == {*SUMMARY, *others}
     for name, keys in SUMMARY.items():
         assert set(summary[name]) == keys, name
     assert len(summary["saes"]) == 4
