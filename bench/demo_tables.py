@@ -1,0 +1,99 @@
+"""`python bench/demo_tables.py RUN [--write]`: the tables of the README from a finished demo run's summary.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sbm_jax.axes import MODE_TITLES
+
+README = Path(__file__).parents[1] / "README.md"
+FIRST, LAST = "Share (%) of vertices whose best unit", "Sizes and times on two CPU cores"
+CONCEPTS = ("face", "body", "place", "word", "food")
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)).replace(
+        "| --- ", "|---"
+    )
+
+
+def recovery(modes: dict[str, Any]) -> str:
+    def cell(part: dict[str, float]) -> str:
+        return f"{100 * part['found']:.0f} ({100 * part['shuffled']:.0f})"
+
+    rows = []
+    for mode, title in MODE_TITLES.items():
+        every = modes[mode]["all"]
+        shares = [cell(every["concepts"][concept]) for concept in CONCEPTS]
+        rows.append([title, *shares, f"**{cell(every['category'])}**", f"{every['category']['held_out']:.3f}"])
+    return table(["features", *CONCEPTS, "all categories", "held-out r"], rows)
+
+
+def depth(modes: dict[str, Any]) -> str:
+    rows = []
+    for mode, title in MODE_TITLES.items():
+        cells = []
+        for area in ("early", "category"):
+            d = modes[mode]["all"]["depth"][area]
+            cells += [f"{d['best_layer']:.2f} (depth {d['centre_of_mass']:.2f})", f"{d['best_layer_shuffled']:.2f}"]
+        rows.append([title, *cells])
+    return table(["features", "early areas", "early, permuted", "category areas", "category, permuted"], rows)
+
+
+def alignment(subjects: dict[str, Any]) -> str:
+    columns = {
+        "MAX": "max",
+        "MEAN": "mean",
+        "score": "structure",
+        "held-out MEAN": "held_out_mean",
+        "of the ceiling": "held_out_of_ceiling",
+        "shuffled": "shuffled_held_out_mean",
+    }
+    rows = [
+        [title, *(f"{np.mean([s['modes'][mode][key] for s in subjects.values()]):.3f}" for key in columns.values())]
+        for mode, title in MODE_TITLES.items()
+    ]
+    return table(["features", *columns], rows)
+
+
+def text(summary: dict[str, Any]) -> str:
+    modes = summary["recovery"]["modes"]
+    silent = modes["patch_mean"]["all"]["silent"]
+    return f"""Share (%) of vertices whose best unit, chosen on unique images, follows the planted concept on the shared ones;
+in brackets the same search with images permuted:
+
+{recovery(modes)}
+
+Mean layer of the best unit (0 to 5), and centre of mass of the held-out layer profile:
+
+{depth(modes)}
+
+The {silent["vertices"]:,} vertices that respond to nothing score {silent["held_out"]:.4f} on average (patch SAE, mean).
+
+The paper's table with held-out columns, mean of the two subjects, over responsive voxels:
+
+{alignment(summary["subjects"])}
+
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--write", action="store_true", help="replace the tables in README.md")
+    options = parser.parse_args()
+    made = text(json.loads((options.run / "summary.json").read_text(encoding="utf-8")))
+    if not options.write:
+        print(made)
+        return
+    readme = README.read_text(encoding="utf-8")
+    README.write_text(readme[: readme.index(FIRST)] + made + readme[readme.index(LAST) :], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
