@@ -181,7 +181,9 @@ class AlignConfig(Section):
     k_voxel: int = Field(default=5, ge=1, description="best units kept per voxel")
     k_unit: int = Field(default=5, ge=1, description="best voxels kept per unit")
     min_ncsnr: float = Field(default=0.2, ge=0, description="voxels at or above it are called responsive in tables")
-    shuffles: int = Field(default=1, ge=1, description="image permutations of the shuffled control")
+    shuffles: int = Field(
+        default=9, ge=1, description="image permutations B of the shuffled control; p is at least 1 / (1 + B)"
+    )
     memory_mb: int = Field(default=512, ge=16, description="budget for blocks in flight")
     seed: int = 0
 
@@ -253,7 +255,12 @@ class Config(Section):
 
 def demo_config() -> dict[str, Any]:
     """The embedded default as plain data."""
-    return {"data": {"root": "demo"}, "backbone": {"path": "demo"}, "report": {"title": "sbm_jax demo"}}
+    return {
+        "data": {"root": "demo"},
+        "backbone": {"path": "demo"},
+        "align": {"shuffles": 39},
+        "report": {"title": "sbm_jax demo"},
+    }
 
 
 def load_config(path: Path | None, overrides: typing.Sequence[str] = ()) -> Config:

@@ -141,7 +141,8 @@ def _steps(ctx: Context) -> Iterator[Step]:
     if online:  # with the images of one shard of codes at hand
         memory, cost = memory + forward + 256 * per_image, cost + encoding_images(ctx) * backbone_flops
     yield Step("encode", specs.codes, sum(codes.values()), cost, None, memory, acts)
-    searches = 1 + config.align.shuffles
+    # permutations are searched for responsive voxels alone; how many these are is not known yet, a quarter is assumed
+    searches = 1 + config.align.shuffles / 4
     units = {mode: d if mode == "raw" else u for mode in config.encode.modes}
     for s in facts.subjects:
         flops = sum(2 * s.n_unique * layers * units[mode] * s.n_voxels * searches for mode in config.encode.modes)

@@ -39,7 +39,7 @@ def test_a_minimal_file_takes_all_other_defaults(tmp_path):
     config = load_config(written(tmp_path, MINIMAL))
     demo = load_config(None)
     assert config.data.root == "/data" and config.backbone.path == "/clip"
-    assert (config.train, config.align, config.rsa) == (demo.train, demo.align, demo.rsa)
+    assert (config.train, config.encode, config.rsa) == (demo.train, demo.encode, demo.rsa)
 
 
 def test_it_cannot_be_changed_afterwards():

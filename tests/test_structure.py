@@ -25,7 +25,7 @@ LAYERS = (
     ("report", "demo"),
     ("backbones", "sae", "images", "brain"),
     ("store",),
-    ("kernels", "axes", "config", "errors", "mesh", "processes", "progress", "provenance"),
+    ("kernels", "axes", "config", "errors", "mesh", "processes", "progress", "provenance", "statistics"),
 )
 LEVEL = {name: i for i, names in enumerate(LAYERS) for name in names}
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from sbm_jax.kernels.dispatch import dispatch
-from sbm_jax.kernels.rdm_compare import reference
+from sbm_jax.kernels.rdm_compare import reference, whitened
+from sbm_jax.kernels.rdm_compare.whitened import WHITENED
 
 _RANKED = ("spearman", "rho-a")
 METHODS = ("corr", "spearman", "tau-a", "rho-a", "cosine")
@@ -20,22 +21,23 @@ def _xla(*args: Any) -> float:
 
 
 IMPLEMENTATIONS = {"xla": _xla, "reference": reference.compare}
+WHITENED_IMPLEMENTATIONS = {"structured": whitened.compare, "reference": reference.compare_whitened}
 
 
 def upper_triangle(rdm: np.ndarray) -> np.ndarray:
     """Strict upper triangle of a square matrix, row-major (the order of `np.triu_indices(n, 1)`)."""
-    n = rdm.shape[0]
-    return rdm[np.triu_indices(n, 1)]
+    return rdm[~np.tri(len(rdm), dtype=bool)]
 
 
 def rdm_compare(a: np.ndarray, b: np.ndarray, method: str = "spearman", *, implementation: str | None = None) -> float:
-    """Similarity of two RDMs, each square [n, n] or condensed [n (n - 1) / 2]; definitions in `reference.compare`.
+    """Similarity of two RDMs, each square [n, n] or condensed [n (n - 1) / 2]; definitions in `reference.compare` (`METHODS`)
+    and `reference.compare_whitened` (`WHITENED`).
 
     NaN entries must be the same in both RDMs and are left out. Raises ValueError for an unknown method, sizes that
     disagree, a matrix that is not square or not symmetric, NaN in one RDM only, or fewer than 2 usable pairs.
     """
-    if method not in METHODS:
-        raise ValueError(f"rdm_compare: unknown method {method!r}; there are {', '.join(METHODS)}")
+    if method not in METHODS + WHITENED:
+        raise ValueError(f"rdm_compare: unknown method {method!r}; there are {', '.join(METHODS + WHITENED)}")
     va, vb = _condensed(a, "a"), _condensed(b, "b")
     if len(va) != len(vb):
         raise ValueError(f"rdm_compare: a has {len(va)} pairs, b has {len(vb)}")
@@ -44,13 +46,16 @@ def rdm_compare(a: np.ndarray, b: np.ndarray, method: str = "spearman", *, imple
         raise ValueError(
             f"rdm_compare: a has {missing_a.sum()} NaN pairs, b has {missing_b.sum()}, not at the same places"
         )
-    if missing_a.any():
-        va, vb = va[~missing_a], vb[~missing_b]
     for name, vector in (("a", va), ("b", vb)):
-        if not np.isfinite(vector).all():
+        if np.isinf(vector).any():
             raise ValueError(f"rdm_compare: {name} holds {int(np.isinf(vector).sum())} infinite dissimilarities")
-    if len(va) < 2:
-        raise ValueError(f"rdm_compare: {len(va)} usable pairs, at least 2 are needed")
+    usable = len(va) - int(missing_a.sum())
+    if usable < 2:
+        raise ValueError(f"rdm_compare: {usable} usable pairs, at least 2 are needed")
+    if method in WHITENED:
+        return dispatch("rdm_compare", WHITENED_IMPLEMENTATIONS, implementation, va, vb, method)
+    if usable < len(va):
+        va, vb = va[~missing_a], vb[~missing_b]
     if implementation is None and method in _RANKED and _on_cpu():
         implementation = "reference"
     return dispatch("rdm_compare", IMPLEMENTATIONS, implementation, va, vb, method)
@@ -63,6 +68,14 @@ def _on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
+def _is_symmetric(x: np.ndarray, block: int = 512) -> bool:
+    """In blocks of rows: comparing all at once takes several matrices beside the one."""
+    starts = range(0, len(x), block)
+    return all(
+        np.allclose(x[i : i + block], x[:, i : i + block].T, rtol=1e-4, atol=1e-6, equal_nan=True) for i in starts
+    )
+
+
 def _condensed(rdm: np.ndarray, name: str) -> np.ndarray:
     x = np.asarray(rdm)
     if x.ndim == 1:
@@ -70,7 +83,7 @@ def _condensed(rdm: np.ndarray, name: str) -> np.ndarray:
         if size != int(size):
             raise ValueError(f"rdm_compare: {name} has {len(x)} entries, which is no n (n - 1) / 2")
     elif x.ndim == 2 and x.shape[0] == x.shape[1]:
-        if not np.allclose(x, x.T, rtol=1e-4, atol=1e-6, equal_nan=True):
+        if not _is_symmetric(x):
             raise ValueError(f"rdm_compare: {name} is not symmetric")
         x = upper_triangle(x)
     else:

@@ -44,3 +44,26 @@ def _tau_a(a: np.ndarray, b: np.ndarray) -> float:
         return 0.0
     tau_b = stats.kendalltau(a, b, variant="b")[0]
     return float(np.rint(tau_b * np.sqrt(pairs - ties[0]) * np.sqrt(pairs - ties[1])) / pairs)
+
+
+def compare_whitened(a: np.ndarray, b: np.ndarray, method: str) -> float:
+    """cosine_cov: <a, V^-1 b> / sqrt(<a, V^-1 a> <b, V^-1 b>); corr_cov: the same after subtracting the means.
+
+    V = (C C^T) o (C C^T) with C [pairs, n] the contrasts x_i - x_j: the covariance of squared distances under independent
+    noise of equal size in all patterns (Diedrichsen et al. 2021; rsatoolbox 0.3.2 without `sigma_k`). a and b are condensed
+    and whole, NaN where a pair is missing (the same ones in both): its row and column of V are left out. V is made here, n^4
+    numbers: for small n.
+    """
+    n = round((1 + np.sqrt(1 + 8 * len(a))) / 2)
+    rows, columns = np.triu_indices(n, 1)
+    contrasts = np.eye(n)[rows] - np.eye(n)[columns]
+    observed = ~np.isnan(a)
+    v = (contrasts @ contrasts.T)[np.ix_(observed, observed)] ** 2
+    x = np.stack([a[observed], b[observed]])
+    if method == "corr_cov":
+        if (np.ptp(x, axis=1) == 0).any():
+            return 0.0
+        x = x - x.mean(axis=1, keepdims=True)
+    products = x @ np.linalg.solve(v, x.T)
+    scale = np.sqrt(products[0, 0] * products[1, 1])
+    return float(products[0, 1] / scale) if scale > 0 else 0.0

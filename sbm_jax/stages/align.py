@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from sbm_jax.axes import SAE_MODES, TOKEN_KIND
@@ -20,9 +21,13 @@ from sbm_jax.mesh import make_mesh
 from sbm_jax.progress import progress
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import Codes, n_units, read_betas, read_codes, responsive, subject_images
+from sbm_jax.statistics import familywise_p, fdr_adjusted, permutation_p
 from sbm_jax.store.store import Store, StoreWriter
 
 _CONSTANT = -2.0
+# Units that fire on the same images tie exactly, also across permutations. In float32 such similarities differ by a few
+# 2^-24, as sums of unit columns in another order do; what is this near counts against significance.
+_TIE = 1e-6
 
 
 def run(ctx: Context, name: str) -> Store:
@@ -31,7 +36,8 @@ def run(ctx: Context, name: str) -> Store:
     `voxel_values` [v, k] in-sample similarity, `voxel_units` [v, k] as layer x units + unit (-1: voxel left out),
     `held_out` [v, k]; per layer `layer_values`, `layer_units`, `layer_held_out` [l, v]; `unit_values`, `unit_voxels`
     [l, u, k]; the same search with images permuted, for responsive voxels: `shuffled_values`, `shuffled_units`,
-    `shuffled_held_out` [b, v];
+    `shuffled_held_out` [b, v]; and what follows for the in-sample similarity of a responsive voxel's best unit, float64 [v]:
+    `p` against the permuted maxima of the same voxel, `p_fdr` (Benjamini-Hochberg), `p_fwe` against the maxima over voxels;
     for autoencoders `decoder` [v, d], the decoder row of the best unit in input coordinates.
     """
     codes, saes = ctx.open(ctx.specs.codes), ctx.open(ctx.specs.saes)
@@ -143,13 +149,11 @@ class Search:
         """Begin a block of voxels: responses [n, block]; `shuffled` [block] says which also take part in the control."""
         self.block, self.control = voxels, voxels[shuffled]
         self.select = prepare_responses(y_select, mesh=self.mesh)
-        self.select_control = prepare_responses(y_select[:, shuffled], mesh=self.mesh) if shuffled.any() else None
         self.y_held_out = unit_rows(y_held_out.T)
-        self.y_control = self.y_held_out[shuffled]
         self.held_codes: list[Codes] = []
-        rng = np.random.default_rng([self.seed, len(y_select), len(y_held_out)])
-        # One permutation of the images for all voxels and layers, so that their dependence stays.
-        self.orders = [(rng.permutation(len(y_select)), rng.permutation(len(y_held_out))) for _ in range(self.shuffles)]
+        self.null = Null(
+            y_select[:, shuffled], self.y_held_out[shuffled], self.shuffles, self.seed, self.mesh, self.memory_bytes
+        )
 
     def layer(self, layer: int, select: Codes, held_out: Codes) -> None:
         """Search one layer's units for the current block of voxels; layers come in ascending order."""
@@ -167,19 +171,22 @@ class Search:
         )
         self.unit_values[layer], self.unit_voxels[layer] = (np.asarray(x) for x in merged)
         self.held_codes.append(held_out)
-        if self.select_control is not None:
-            self._shuffled(self.select_control, select, held_out, offset)
+        if len(self.control):
+            self._shuffled(select, held_out, offset)
 
-    def _shuffled(self, responses: Prepared, select: Codes, held_out: Codes, offset: int) -> None:
-        for b, (order_select, order_held_out) in enumerate(self.orders):
-            value, unit = cosine_topk(_rows(select, order_select), responses, 1, memory_bytes=self.memory_bytes)
-            score = paired_rows(_rows(held_out, order_held_out), self.y_control, unit)
-            value = _as_keys(value)[:, 0]
-            better = value > self.shuffled_values[b, self.control]
-            at = self.control[better]
-            self.shuffled_values[b, at] = value[better]
-            self.shuffled_units[b, at] = unit[better, 0] + offset
-            self.shuffled_held_out[b, at] = score[better, 0]
+    def _shuffled(self, select: Codes, held_out: Codes, offset: int) -> None:
+        for group in self.null.groups:
+            responses, y_held_out = self.null.columns(group)
+            values, units = cosine_topk(select, responses, 1, memory_bytes=self.memory_bytes)
+            values, at = _as_keys(values), np.ix_(np.asarray(group), self.control)
+            better = values > self.shuffled_values[at].reshape(-1, 1)
+            scores = paired_rows(held_out, y_held_out, np.where(better, units, -1))
+            for known, found in (
+                (self.shuffled_values, values),
+                (self.shuffled_units, units + offset),
+                (self.shuffled_held_out, scores),
+            ):
+                known[at] = np.where(better, found, known[at].reshape(-1, 1)).reshape(len(group), -1)
 
     def finish(self) -> None:
         """Score the lists of the current block on the held-out images."""
@@ -191,7 +198,13 @@ class Search:
 
     def results(self) -> dict[str, np.ndarray]:
         """The arrays of the store; voxels that were left out have unit -1 and NaN."""
+        taken = self.shuffled_units[0] >= 0
+        best = np.where(taken, self.values[:, 0], np.nan)
+        p = permutation_p(best, self.shuffled_values, tie=_TIE)
         out = {
+            "p": p,
+            "p_fdr": fdr_adjusted(p),
+            "p_fwe": familywise_p(best, self.shuffled_values, tie=_TIE),
             "voxel_values": self.values,
             "voxel_units": self.units,
             "held_out": np.where(self.units >= 0, self.held_out, np.nan),
@@ -207,6 +220,46 @@ class Search:
         return {key: _from_keys(x) if x.dtype.kind == "f" else x for key, x in out.items()}
 
 
+class Null:
+    """Permuted responses of a block of voxels, as further columns of one search: the codes stay as they are.
+
+    Permuting the images of the responses by the inverse is permuting those of the codes. One permutation of the images for all
+    voxels and layers, so that their dependence stays.
+    """
+
+    def __init__(
+        self, y_nv: np.ndarray, y_held_out_vn: np.ndarray, shuffles: int, seed: int, mesh: Any, memory_bytes: int
+    ):
+        self.y_held_out_vn, self.mesh = y_held_out_vn, mesh
+        n, v = y_nv.shape
+        prepared = prepare_responses(y_nv)
+        self.y_nv, self.real_v = np.asarray(prepared.y_nv), np.asarray(prepared.real_v)
+        rng = np.random.default_rng([seed, n, y_held_out_vn.shape[1]])
+        self.orders = [
+            tuple(np.argsort(rng.permutation(m)) for m in (n, y_held_out_vn.shape[1])) for _ in range(shuffles)
+        ]
+        size = max(1, memory_bytes // (32 * n * max(1, v)))
+        self.groups = [range(b, min(b + size, shuffles)) for b in range(0, shuffles, size)]
+        self._columns: tuple[Prepared, np.ndarray] | None = None
+
+    def columns(self, group: range) -> tuple[Prepared, np.ndarray]:
+        """Selection responses [n, group x v] and held-out unit rows [group x v, n]; kept where one group is all."""
+        if self._columns is not None:
+            return self._columns
+        orders = [self.orders[b] for b in group]
+        select = self.y_nv[np.stack([order for order, _ in orders], axis=1)].reshape(len(self.y_nv), -1)
+        held_out = np.concatenate([np.take(self.y_held_out_vn, order, axis=1) for _, order in orders])
+        if self.mesh is None:
+            # Unit columns stay unit columns in another order: making them again would cost more than the search.
+            real = jnp.tile(self.real_v, len(group))
+            responses = Prepared(jnp.asarray(select), real, select.shape[1], center=True, mesh=None)
+        else:
+            responses = prepare_responses(select, mesh=self.mesh)
+        if len(self.groups) == 1:
+            self._columns = responses, held_out
+        return responses, held_out
+
+
 def _empty(*shape: int) -> tuple[np.ndarray, np.ndarray]:
     return np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int32)
 
@@ -219,7 +272,3 @@ def _as_keys(values: np.ndarray) -> np.ndarray:
 def _from_keys(keys: np.ndarray) -> np.ndarray:
     """Merge keys to similarities: 0 for constant candidates, NaN where there is no candidate."""
     return np.where(np.isneginf(keys), np.float32(np.nan), np.where(keys == _CONSTANT, np.float32(0), keys))
-
-
-def _rows(codes: Codes, order: np.ndarray) -> Codes:
-    return codes.rows(order) if isinstance(codes, SparseCodes) else codes[order]

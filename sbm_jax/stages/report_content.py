@@ -41,6 +41,12 @@ METHODS = (
         "neurons as the autoencoders have units. Raw neurons are fewer, so their maximum is over fewer candidates.",
     ),
     (
+        "Significance",
+        "A voxel's p is the share of image permutations (and the measured order) in which the best of all units is at least as "
+        "similar as it is in sample, so it accounts for the search; it is at least 1 / (1 + permutations). FDR: Benjamini and "
+        "Hochberg over responsive voxels. FWE: against the maximum over voxels of each permutation.",
+    ),
+    (
         "Voxel-structure score",
         "Spearman correlation between two voxel x voxel correlation matrices, of the responses and of the assigned units. It "
         "is not 0 under shuffling, since voxels that share a unit correlate by construction.",
@@ -53,6 +59,8 @@ METHODS = (
         "and the majority of depths, the best layer from the interpolated score of every layer.",
     ),
 )
+
+_FEW = "a dash: align.shuffles is below 19, the fewest permutations that reach .05"
 
 
 def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -> ReportData:
@@ -120,6 +128,8 @@ def _summary_tables(summary: dict[str, Any]) -> list[Table]:
         Column("MAX", "in sample", help="highest similarity over responsive voxels"),
         Column("MEAN", "in sample"),
         Column("score", "in sample", help="voxel-structure score"),
+        Column("FDR .05", "in sample", help=f"share of responsive voxels whose best unit is significant; {_FEW}"),
+        Column("FWE .05", "in sample", help=f"the same, family-wise over the responsive voxels; {_FEW}"),
         Column("MAX", "held out"),
         Column("MEAN", "held out"),
         Column("MEDIAN", "held out"),
@@ -133,6 +143,8 @@ def _summary_tables(summary: dict[str, Any]) -> list[Table]:
         "max",
         "mean",
         "structure",
+        "significant_fdr",
+        "significant_fwe",
         "held_out_max",
         "held_out_mean",
         "held_out_median",

@@ -11,6 +11,8 @@ from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import responsive
 from sbm_jax.store.store import Store
 
+ALPHA = 0.05  # of the shares of significant voxels; family-wise, and as a false discovery rate
+
 
 def summarise(ctx: Context) -> dict[str, Any]:
     """Keys: dataset, backbone, those of `_saes`, subjects (per subject and mode), rsa, structure, roi, layers, recovery.
@@ -95,10 +97,17 @@ def _mode_summary(
         "held_out_of_ceiling": _mean(held_out / np.where(ceiling > 0, ceiling, np.nan)),
         "structure_held_out": structure["held_out"],
         "structure_held_out_shuffled": structure["shuffled_held_out"],
+        "significant_fdr": significant_share(align.read(f"{mode}/p_fdr")[alive], len(shuffled)),
+        "significant_fwe": significant_share(align.read(f"{mode}/p_fwe")[alive], len(shuffled)),
         "shuffled_mean": _mean(shuffled),
         "shuffled_held_out_mean": _mean(shuffled_held_out),
         "layer_held_out": [_mean(row) for row in layers],
     }
+
+
+def significant_share(p: np.ndarray, permutations: int) -> float | None:
+    """Share of voxels whose p is at most ALPHA; None where so few permutations cannot reach it."""
+    return _mean(p <= ALPHA) if 1 / (1 + permutations) <= ALPHA else None
 
 
 def _mean(x: np.ndarray) -> float | None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sbm_jax.brain.dataset import Subject
-from sbm_jax.kernels import rdm, rdm_compare
+from sbm_jax.kernels import rdm
 from sbm_jax.kernels.rdm_compare.api import upper_triangle
 from sbm_jax.kernels.rdm_compare.ceiling import noise_ceiling
+from sbm_jax.kernels.rdm_compare.prepared import PreparedRdm, compare_prepared, prepare_rdm
 from sbm_jax.progress import progress
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import (
@@ -44,13 +44,13 @@ def _image_rsa(ctx: Context) -> dict[str, Any]:
     if common is None or len(common) < 3:
         return {"n_images": 0 if common is None else len(common), "rois": {}, "too_small": []}
     rois, too_small = _roi_rdms(ctx, betas, common)
-    model: dict[tuple[str, str], _Vector] = {}
+    model: dict[tuple[str, str], PreparedRdm] = {}
     with progress("rsa model RDMs", len(modes) * len(hooks), "RDMs") as task:
         for mode in modes:
             units = n_units(codes, saes, mode, hooks[0])
             for hook in hooks:
                 features = dense_codes(read_codes(codes, mode, hook, common, units))
-                model[mode, hook] = _ready(rdm(features, config.metric), config.method)
+                model[mode, hook] = prepare_rdm(rdm(features, config.metric), config.method)
                 task.advance()
     out: dict[str, Any] = {}
     for roi, by_subject in rois.items():
@@ -58,42 +58,15 @@ def _image_rsa(ctx: Context) -> dict[str, Any]:
         if len(by_subject) > 1:
             rdms = np.stack(list(by_subject.values()))
             # A constant pattern in one subject has no correlation distances; the ceiling is over pairs that all have.
-            lower, upper = noise_ceiling(rdms[:, np.isfinite(rdms).all(axis=0)], config.method)
+            lower, upper = noise_ceiling(rdms, config.method, np.all(np.isfinite(rdms), axis=0))
             record["ceiling"] = {"lower": lower, "upper": upper}
         for name, vector in by_subject.items():
-            brain = _ready(vector, config.method)
+            brain = prepare_rdm(vector, config.method)
             record["subjects"][name] = {
-                mode: [_compare(model[mode, hook], brain, config.method) for hook in hooks] for mode in modes
+                mode: [compare_prepared(model[mode, hook], brain) for hook in hooks] for mode in modes
             }
         out[roi] = record
     return {"n_images": len(common), "rois": out, "too_small": too_small}
-
-
-@dataclass(frozen=True)
-class _Vector:
-    """A condensed RDM, and its ranks where the method wants ranks and no pair is missing: ranked once, compared often."""
-
-    values: np.ndarray
-    ranks: np.ndarray | None
-
-
-def _ready(dissimilarities: np.ndarray, method: str) -> _Vector:
-    from scipy.stats import rankdata
-
-    values = dissimilarities if dissimilarities.ndim == 1 else upper_triangle(dissimilarities)
-    whole = method == "spearman" and bool(np.isfinite(values).all())
-    return _Vector(values, rankdata(values) if whole else None)
-
-
-def _compare(model: _Vector, brain: _Vector, method: str) -> float:
-    """Comparison over the pairs that both have: an image on which no unit fires has no correlation distance."""
-    if model.ranks is not None and brain.ranks is not None:
-        return rdm_compare(model.ranks, brain.ranks, "corr")  # which is what spearman is
-    both = np.isfinite(model.values) & np.isfinite(brain.values)
-    if both.sum() < 2:
-        return float("nan")
-    # Dropping pairs leaves no condensed matrix, so both vectors carry NaN at the same places.
-    return rdm_compare(np.where(both, model.values, np.nan), np.where(both, brain.values, np.nan), method)
 
 
 def _roi_rdms(
@@ -136,7 +109,7 @@ def _structure(ctx: Context) -> dict[str, Any]:
         y = read_betas(betas, voxels)
         parts = {"in_sample": images.select_rows, "held_out": images.held_out_rows}
         seen = {"in_sample": ~images.shared, "held_out": images.shared}
-        brain = {part: _ready(rdm(y[mask].T, "correlation"), "spearman") for part, mask in seen.items()}
+        brain = {part: prepare_rdm(rdm(y[mask].T, "correlation"), "spearman") for part, mask in seen.items()}
         record: dict[str, Any] = {"n_voxels": len(voxels)}
         for mode in index["modes"]:
             chosen = {
@@ -153,7 +126,7 @@ def _structure(ctx: Context) -> dict[str, Any]:
 
 
 def _structure_score(
-    ctx: Context, index: dict[str, Any], mode: str, units_v: np.ndarray, rows: np.ndarray, brain: _Vector
+    ctx: Context, index: dict[str, Any], mode: str, units_v: np.ndarray, rows: np.ndarray, brain: PreparedRdm
 ) -> float:
     codes = ctx.open(ctx.specs.codes)
     per_layer = index["units_per_layer"][mode]
@@ -164,4 +137,4 @@ def _structure_score(
             dense = dense_codes(read_codes(codes, mode, hook, rows, per_layer))
             assigned[mine] = dense[:, units_v[mine] % per_layer].T
     # A unit that is silent on these images has no correlations; its voxels' pairs are NaN and left out.
-    return _compare(_ready(rdm(assigned, "correlation"), "spearman"), brain, "spearman")
+    return compare_prepared(prepare_rdm(rdm(assigned, "correlation"), "spearman"), brain)

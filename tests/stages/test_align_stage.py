@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
+from scipy import stats
+
+from sbm_jax.kernels import SparseCodes
+from sbm_jax.mesh import make_mesh
+from sbm_jax.stages.align import Search
+from sbm_jax.stages.report_summary import significant_share
 
 MODES = ("cls", "patch_mean", "patch_max", "raw", "random")
 TOLERANCE = 2e-6  # float32 sums over 36 images
@@ -103,6 +110,95 @@ def test_shuffled_control(stores, mode, subject, correlation):
         np.testing.assert_allclose(values[b, alive], _keys(s).max(axis=0), atol=TOLERANCE)
         np.testing.assert_allclose(scores[b, alive], t[units[b, alive], np.arange(alive.sum())], atol=TOLERANCE)
     assert not np.allclose(values[0, alive], values[1, alive])
+
+
+def test_p_of_the_best_unit(stores, mode, subject, similarities, correlation):
+    """p from every unit x every voxel in float64: values nearer than `CLOSE` to a tie may count either way."""
+    codes, brain = stores.codes(mode), stores.brain(subject)
+    alive = brain.responsive
+    p, p_fdr, p_fwe = (stores.array("align", f"{mode}/{key}", subject) for key in ("p", "p_fdr", "p_fwe"))
+    assert all(np.isnan(x[~alive]).all() and np.isfinite(x[alive]).all() for x in (p, p_fdr, p_fwe))
+    select, y = brain.part("select")
+    rng = np.random.default_rng([0, len(select), (brain.shared).sum()])
+    null = []
+    for _ in range(2):
+        rows = select[rng.permutation(len(select))]
+        rng.permutation(brain.shared.sum())  # the scoring images' turn
+        s = np.concatenate([correlation(layer[rows], y[:, alive]) for layer in codes])
+        null.append(_keys(s).max(axis=0))
+    best = _keys(similarities[0].reshape(-1, len(alive))).max(axis=0)[alive]
+    for found, reference in ((p, np.stack(null)), (p_fwe, np.stack(null).max(axis=1, keepdims=True))):
+        least, most = ((1 + (reference >= best + e).sum(axis=0)) / 3 for e in (CLOSE, -CLOSE))
+        assert ((found[alive] >= least) & (found[alive] <= most)).all()
+        assert (least == most).any()
+    np.testing.assert_allclose(p_fdr[alive], stats.false_discovery_control(p[alive]), atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """Two layers of sparse codes, and voxels: 60 follow a unit (r about .8), then 240 noise; the last is left out."""
+    rng = np.random.default_rng(5)
+    n, u, k = 80, 40, 6
+    units = np.stack([rng.permutation(u)[:k] for _ in range(2 * n)]).reshape(2, n, k)
+    layers = [SparseCodes(rng.random((n, k)).astype(np.float32) + 0.5, layer, u) for layer in units]
+    dense = np.concatenate([layer.to_dense() for layer in layers], axis=1)
+    standard = (dense - dense.mean(axis=0)) / dense.std(axis=0)
+    y = rng.standard_normal((n, 300))
+    y[:, :60] = standard[:, rng.integers(0, 2 * u, 60)] + 0.75 * y[:, :60]
+    return layers, y.astype(np.float32)
+
+
+def _searched(
+    planted, *, dense: bool = False, memory: int = 1 << 26, blocks: int = 1, devices: int = 1
+) -> dict[str, np.ndarray]:
+    """The search with 99 permutations; selected on the first 60 images."""
+    layers, y_nv = planted
+    select, held_out = slice(0, 60), slice(60, 80)
+    taken = np.arange(300) < 299
+    mesh = make_mesh({"units": 1, "voxels": devices}, jax.devices()[:devices]) if devices > 1 else None
+    search = Search(300, 2, 40, 2, 2, 99, mesh, 0, memory)
+    for voxels in np.array_split(np.arange(300), blocks):
+        search.start(voxels, taken[voxels], y_nv[select, voxels], y_nv[held_out, voxels])
+        for i, layer in enumerate(layers):
+            parts = layer.rows(select), layer.rows(held_out)
+            search.layer(i, *((part.to_dense() for part in parts) if dense else parts))
+        search.finish()
+    return search.results()
+
+
+@pytest.fixture(scope="module")
+def searched(planted):
+    return _searched(planted)
+
+
+def test_planted_voxels_are_significant_and_noise_is_not(searched):
+    out = searched
+    real, noise = slice(0, 60), slice(60, 299)
+    assert (out["p"][real] == 0.01).all() and (out["p_fwe"][real] <= 0.05).mean() > 0.9
+    for alpha in (0.05, 0.2):
+        false = int((out["p"][noise] <= alpha).sum())
+        # Permutations are common to all voxels, which adds to the binomial error a little.
+        assert min(stats.binom.cdf(false, 239, alpha), stats.binom.sf(false - 1, 239, alpha)) > 1e-3
+    found = out["p_fdr"][:299] <= 0.05
+    assert found[real].all() and found[noise].sum() <= 0.2 * found.sum()
+    assert (out["p_fwe"][noise] <= 0.05).sum() <= 1
+    assert all(np.isnan(out[key][299]) for key in ("p", "p_fdr", "p_fwe"))
+
+
+@pytest.mark.parametrize("how", [{"dense": True}, {"memory": 1 << 22}, {"blocks": 3}, {"devices": 8}], ids=str)
+def test_p_do_not_depend_on_how_the_search_is_cut(planted, searched, how):
+    """Dense codes, a few permutations at a time, blocks of voxels, eight devices: the same null."""
+    one, other = searched, _searched(planted, **how)
+    for key in ("shuffled_values", "shuffled_held_out"):
+        np.testing.assert_allclose(one[key], other[key], atol=TOLERANCE)
+    for key in ("p", "p_fdr", "p_fwe", "shuffled_units", "voxel_units"):
+        np.testing.assert_array_equal(one[key], other[key])
+
+
+def test_shares_of_significant_voxels():
+    """The table has a dash where so few permutations cannot reach .05."""
+    p = np.array([0.05, 0.06, 0.01, 1.0])
+    assert significant_share(p, 19) == 0.5 and significant_share(p, 18) is None
 
 
 def test_decoder_rows(stores, mode, subject):

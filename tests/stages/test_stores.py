@@ -50,6 +50,8 @@ ROW = {
     "mean",
     "shuffled_held_out_mean",
     "shuffled_mean",
+    "significant_fdr",
+    "significant_fwe",
     "structure",
     "structure_held_out",
     "structure_held_out_shuffled",
@@ -143,6 +145,8 @@ def test_row_of_the_main_table(stores, summary, mode, subject):
         name = {"shuffled_values": "shuffled_mean", "shuffled_held_out": "shuffled_held_out_mean"}[key]
         mean = stores.array("align", f"{mode}/{key}", subject)[:, alive].mean(dtype=np.float64)
         assert row[name] == pytest.approx(mean, rel=1e-5, abs=1e-8)
+    # Two permutations cannot reach .05.
+    assert row["significant_fdr"] is None and row["significant_fwe"] is None
     layers = stores.array("align", f"{mode}/layer_held_out", subject)[:, alive].mean(axis=1, dtype=np.float64)
     np.testing.assert_allclose(row["layer_held_out"], layers, atol=1e-7)
 

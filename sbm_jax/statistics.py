@@ -1,0 +1,105 @@
+"""Significance over many voxels: permutation p values, false discovery rate, family-wise error, bootstrap intervals.
+
+NumPy only. The p values are those of Phipson & Smyth (2010), the step-up procedure is that of Benjamini & Hochberg (1995),
+the maximum statistic that of Westfall & Young (1993; for images of the brain Nichols & Holmes 2002).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+def permutation_p(observed_v: np.ndarray, null_bv: np.ndarray, *, tie: float = 0.0) -> np.ndarray:
+    """p_v = (1 + #{b : null_bv >= observed_v - tie}) / (1 + B): one-sided, large is extreme, never 0.
+
+    Args: observed_v [v]. null_bv [b, v], the same statistic under B permutations, or [b, 1] where all share one null.
+        tie: differences up to it are rounding, and count against the observation.
+    Returns float64 [v], NaN where observed_v is NaN. Raises ValueError for no permutation, shapes that disagree, or a NaN in
+    the null of an observed value.
+    """
+    observed, null = np.asarray(observed_v), np.asarray(null_bv)
+    if observed.ndim != 1 or null.ndim != 2 or null.shape[1] not in (1, len(observed)):
+        raise ValueError(f"permutation_p: expected null [b, {len(observed)}] or [b, 1], found {null.shape}")
+    if not len(null):
+        raise ValueError("permutation_p: the null holds no permutation")
+    known = ~np.isnan(observed)
+    threshold = observed - np.float32(tie)
+    reached = np.zeros(len(observed), np.int64)
+    for row in null:  # never another array of the size of the null
+        if np.isnan(row[known] if len(row) == len(known) else row).any():
+            raise ValueError("permutation_p: the null of an observed value holds NaN")
+        reached += row >= threshold
+    return np.where(known, (1 + reached) / (1 + len(null)), np.nan)
+
+
+def familywise_p(observed_v: np.ndarray, null_bv: np.ndarray, *, tie: float = 0.0) -> np.ndarray:
+    """p_v against the maximum over voxels of each permutation: P(any voxel of an all-null family at or below alpha) <= alpha.
+
+    Arguments and result as in `permutation_p`; voxels whose observed value is NaN are not part of the family.
+    """
+    observed, null = np.asarray(observed_v), np.asarray(null_bv)
+    known = ~np.isnan(observed)
+    if not known.any():
+        return np.full(len(observed), np.nan)
+    return permutation_p(observed, null[:, known].max(axis=1, keepdims=True), tie=tie)
+
+
+def familywise_threshold(null_bv: np.ndarray, alpha: float) -> float:
+    """The value that an observation must exceed to have `familywise_p` (without ties) at or below alpha.
+
+    inf where B permutations cannot reach alpha, that is 1 / (1 + B) > alpha.
+    """
+    highest = -np.sort(-np.asarray(null_bv).max(axis=1))
+    reachable = (1 + np.arange(len(highest) + 1)) / (1 + len(highest))
+    allowed = int((reachable <= alpha).sum())  # one more than how many of the null may reach the observation
+    if allowed == 0:
+        return float("inf")
+    return float(highest[allowed - 1]) if allowed <= len(highest) else -float("inf")
+
+
+def fdr_adjusted(p_v: np.ndarray) -> np.ndarray:
+    """Benjamini-Hochberg adjusted p: min over ranks j >= rank(v) of V p_(j) / j, at most 1. NaN is no test and stays NaN.
+
+    Holds under independence and positive regression dependence. Raises ValueError for p outside of [0, 1].
+    """
+    p = np.asarray(p_v, np.float64)
+    out = np.full(p.shape, np.nan)
+    known = ~np.isnan(p)
+    tests = p[known]
+    if ((tests < 0) | (tests > 1)).any():
+        raise ValueError(f"fdr_adjusted: p values span {tests.min()}..{tests.max()}, allowed 0..1")
+    order = np.argsort(tests, kind="stable")
+    scaled = tests[order] * len(tests) / np.arange(1, len(tests) + 1)
+    adjusted = np.empty(len(tests))
+    adjusted[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
+    out[known] = adjusted
+    return out
+
+
+def benjamini_hochberg(p_v: np.ndarray, q: float) -> np.ndarray:
+    """Which tests are rejected, bool [v], with the expected share of false ones among them at most q; False where NaN."""
+    return fdr_adjusted(p_v) <= q
+
+
+def bootstrap_interval(
+    statistic: Callable[[np.ndarray], np.ndarray | float],
+    n: int,
+    *,
+    samples: int = 1000,
+    confidence: float = 0.95,
+    seed: int | list[int] = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile interval (Efron 1979): quantiles of a statistic over `samples` draws of n items with replacement.
+
+    Args: statistic: from the drawn items, int [n] in 0..n-1, to a number or an array. NaN draws are left out.
+    Returns low and high, float64, of the statistic's shape. Raises ValueError for n, samples < 1 or confidence outside (0, 1).
+    """
+    if n < 1 or samples < 1 or not 0 < confidence < 1:
+        raise ValueError(f"bootstrap_interval: n {n}, samples {samples}, confidence {confidence} are not possible")
+    rng = np.random.default_rng(seed)
+    drawn = np.stack([np.asarray(statistic(rng.integers(0, n, n)), np.float64) for _ in range(samples)])
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(drawn, [tail, 1 - tail], axis=0)
+    return low, high
