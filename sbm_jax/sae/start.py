@@ -110,7 +110,6 @@ class Program:
         self.centre = np.repeat(centre, count, axis=0)
         split = NamedSharding(mesh, P(SAE))
         spread = Norm(*(put(np.repeat(x, count, axis=0), split) for x in norm))
-        # Steeper for small dictionaries, as Gao et al. 2024 (A.3) found for Adam: the rate goes with 1 / sqrt(units).
         lr = np.tile([point.lr for point in group.points], m).astype(np.float32) * group.lr_factor(d)
         sparsity = np.tile([point.sparsity for point in group.points], m).astype(np.float32)
         knobs = Knobs(put(lr, split), put(sparsity, split))
