@@ -21,7 +21,7 @@ from tests.brain.layouts import algonauts, bold5000, generic, glmsingle, nsd, th
 
 SETTINGS: dict[str, Any] = {
     "extract": {"batch": 32, "geometry": "square"},
-    "train": {"steps": 30, "batch": 128, "expansion": 4, "k": 8, "checkpoint_every": 30},
+    "train": {"steps": 30, "batch": 128, "expansion": 4, "k": 8, "checkpoint_every": 30, "fidelity_images": 0},
     "encode": {"modes": ["patch_mean", "raw"]},
     "align": {"k_voxel": 2, "k_unit": 2, "min_ncsnr": 0},
     "rsa": {"structure_voxels": 20},

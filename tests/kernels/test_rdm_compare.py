@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import squareform
@@ -271,7 +271,7 @@ def test_symmetric_bounded_and_odd(method, implementation, seed, levels):
 @given(seed=seeds)
 def test_an_rdm_without_ties_is_perfectly_similar_to_itself(method, implementation, seed):
     a = drawn(seed, 0)[0]
-    assert len(np.unique(a)) == len(a)
+    assume(len(np.unique(a)) == len(a))  # two of 66 float32 numbers may be equal
     got = rdm_compare(a, a, method, implementation=implementation)
     assert got == pytest.approx(1, abs=tolerance(a, a, method, implementation))
 
