@@ -29,7 +29,7 @@ MODE_TITLES = {
     "random": "random directions",
 }
 SAE_MODES = ("cls", "patch_mean", "patch_max")
-TOKEN_KIND = {"cls": "cls", "patch_mean": "patch", "patch_max": "patch"}
+TOKEN_KIND = {"cls": "cls", "patch_mean": "patch", "patch_max": "patch", "raw": "patch", "random": "patch"}
 
 
 def hook_name(block: int) -> str:

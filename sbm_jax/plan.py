@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sbm_jax.axes import SAE_MODES
+from sbm_jax.axes import SAE_MODES, TOKEN_KIND
 from sbm_jax.errors import UserError
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.online import encoding_images, image_bytes, kept_bytes, training_images
@@ -116,7 +116,7 @@ def _steps(ctx: Context) -> Iterator[Step]:
         work, memory = 4 * layers * n * n * d, 4 * n * layers * (1 + backbone.has_cls) * d
         yield Step("rdms", specs.rdms, 1e5, work + online * n * backbone_flops, None, memory + online * forward, acts)
         return
-    kinds = len({mode == "cls" for mode in config.sae_modes})
+    kinds = len({TOKEN_KIND[mode] for mode in config.sae_modes})
     train = config.train
     sweep = train.sweep
     # at most: combinations that only differ in what an objective does not use are trained once
@@ -169,7 +169,7 @@ def _steps(ctx: Context) -> Iterator[Step]:
 def _pools(ctx: Context) -> float:
     """Bytes of the pools of mixed tokens: two per token kind, one in use and the next; one where it holds every image."""
     n, total = ctx.facts.n_images - ctx.facts.n_shared, 0.0
-    for kind in {"cls" if mode == "cls" else "patch" for mode in ctx.config.sae_modes}:
+    for kind in {TOKEN_KIND[mode] for mode in ctx.config.sae_modes}:
         images = ctx.config.train.pool_tokens / (ctx.facts.backbone.n_patches if kind == "patch" else 1)
         total += min(n, 2 * images) * image_bytes(ctx, kind)
     return total

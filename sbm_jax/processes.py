@@ -38,11 +38,6 @@ def join(coordinator: str | None, count: int | None, rank: int | None) -> None:
     _here.rank, _here.count = jax.process_index(), jax.process_count()
 
 
-def count() -> int:
-    """How many processes work on this run."""
-    return _here.count
-
-
 def rank() -> int:
     """Which of them this one is, from 0."""
     return _here.rank

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -98,6 +99,18 @@ class TinyRun:
         """The store of that kind; the number counts stores of one kind in the order of their subjects."""
         found = sorted((self.out / "stores").glob(f"{kind}-*"), key=lambda p: (p / "spec.json").read_text())
         return found[number]
+
+
+@pytest.fixture
+def free_port():
+    """`free_port()`: a port of this machine on which nobody listens."""
+
+    def find() -> int:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            return s.getsockname()[1]
+
+    return find
 
 
 @pytest.fixture(scope="session")

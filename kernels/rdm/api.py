@@ -34,13 +34,18 @@ def rdm(x_nd: np.ndarray, metric: str = "correlation", *, implementation: str | 
 
     Definitions in `reference.rdm`. Raises ValueError for an unknown metric, a wrong shape, or NaN (naming the channel).
     """
+    return dispatch("rdm", IMPLEMENTATIONS, implementation, checked_patterns(x_nd, metric, "rdm"), metric)
+
+
+def checked_patterns(x_nd: np.ndarray, metric: str, op: str) -> np.ndarray:
+    """The patterns as an array. Raises ValueError, naming `op`, for an unknown metric, a wrong shape, or NaN."""
     x = np.asarray(x_nd)
     if x.ndim != 2 or min(x.shape) < 1:
-        raise ValueError(f"rdm: patterns must be [n, d], found shape {x.shape}")
+        raise ValueError(f"{op}: patterns must be [n, d], found shape {x.shape}")
     if metric not in METRICS:
-        raise ValueError(f"rdm: unknown metric {metric!r}; there are {', '.join(METRICS)}")
-    check_finite(x, "rdm", "patterns", "channel")
-    return dispatch("rdm", IMPLEMENTATIONS, implementation, x, metric)
+        raise ValueError(f"{op}: unknown metric {metric!r}; there are {', '.join(METRICS)}")
+    check_finite(x, op, "patterns", "channel")
+    return x
 
 
 def crossnobis(

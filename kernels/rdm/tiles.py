@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sbm_jax.kernels.codes import check_finite
-from sbm_jax.kernels.rdm.api import METRICS
+from sbm_jax.kernels.rdm.api import checked_patterns
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,7 @@ def pattern_tiles(x_nd: np.ndarray, metric: str = "correlation", *, size: int = 
 
     from sbm_jax.kernels.rdm import xla
 
-    x = np.asarray(x_nd)
-    if x.ndim != 2 or min(x.shape) < 1:
-        raise ValueError(f"pattern_tiles: patterns must be [n, d], found shape {x.shape}")
-    if metric not in METRICS:
-        raise ValueError(f"pattern_tiles: unknown metric {metric!r}; there are {', '.join(METRICS)}")
-    check_finite(x, "pattern_tiles", "patterns", "channel")
+    x = checked_patterns(x_nd, metric, "pattern_tiles")
     n = len(x)
     size = _even(n, size)
 

@@ -30,15 +30,12 @@ class Over(NamedTuple):
         return x if self.parts == 1 else _total(self.units, x)
 
     def positions(self, u: int) -> jax.Array:
-        """Numbers in the whole dictionary of this block's u units, int32 [u]."""
-        first = 0 if self.parts == 1 else jax.lax.axis_index(self.units) * u
-        return first + jnp.arange(u)
+        """Numbers in the whole dictionary of this block's u units, int32 [u]; for several blocks."""
+        return jax.lax.axis_index(self.units) * u + jnp.arange(u)
 
     def among_best(self, values_bk: jax.Array, k: int) -> jax.Array:
-        """Which of this block's candidates, descending per row, are among the k best of all blocks; ties to the lowest."""
+        """Which of this block's candidates, descending per row, are among the k best of several blocks; ties to the lowest."""
         rows, width = values_bk.shape
-        if self.parts == 1:
-            return jnp.broadcast_to(jnp.arange(width) < k, (rows, width))
         everywhere = jax.lax.all_gather(values_bk, self.units, axis=1, tiled=True)
         _, slots = jax.lax.top_k(everywhere, k)
         best = jnp.zeros(everywhere.shape, bool).at[jnp.arange(rows)[:, None], slots].set(True)

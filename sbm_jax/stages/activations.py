@@ -39,9 +39,7 @@ class ForwardPass:
         facts, config = ctx.facts, ctx.config.extract
         self.sources, self.hooks, self.dtype = ctx.dataset.images.sources, facts.hooks, config.dtype
         backbone = load_backbone(facts.backbone.path, facts.backbone.image_size, ctx.config.backbone.dtype)
-        # Of several processes each computes what it reads, on its own devices.
-        devices = [device for device in ctx.devices if device.process_index == jax.process_index()]
-        mesh = make_mesh({"data": len(devices)}, devices)
+        mesh = make_mesh({"data": len(ctx.devices)}, ctx.devices)
         self.batch = -(-config.batch // mesh.size) * mesh.size
         self.geometry = geometry_of(ctx, backbone)
         self.arrays = array_shapes(ctx)

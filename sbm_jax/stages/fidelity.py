@@ -71,8 +71,7 @@ def fidelity(
     rows = spread(np.flatnonzero(images.shared), ctx.config.train.fidelity_images)
     facts = ctx.facts.backbone
     backbone = load_backbone(facts.path, facts.image_size, ctx.config.backbone.dtype)
-    devices = [device for device in ctx.devices if device.process_index == jax.process_index()]
-    mesh = make_mesh({"data": len(devices)}, devices)
+    mesh = make_mesh({"data": len(ctx.devices)}, ctx.devices)
     runner = Runner(backbone, mesh)
     after = {hook: place for hook in stack.hooks if (place := _block(backbone, hook)) is not None}
     cases = _cases(stack, tuple(after))

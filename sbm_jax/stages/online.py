@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sbm_jax.axes import TOKEN_KIND
+
 if TYPE_CHECKING:
     from sbm_jax.stages.context import Context
 
@@ -12,7 +14,7 @@ _STATISTICS_IMAGES = 4096  # of sae.trainer, whose import would start JAX
 
 def used_kinds(ctx: Context) -> set[str]:
     """Token kinds that the run reads."""
-    return {"cls" if mode == "cls" else "patch" for mode in ctx.config.encode.modes}
+    return {TOKEN_KIND[mode] for mode in ctx.config.encode.modes}
 
 
 def image_bytes(ctx: Context, kind: str) -> int:
@@ -44,7 +46,7 @@ def training_images(ctx: Context) -> float:
     n = facts.n_images - facts.n_shared
     seen = float(min(n, _STATISTICS_IMAGES))
     total = seen + facts.n_shared
-    kinds = {"cls" if mode == "cls" else "patch" for mode in ctx.config.sae_modes}
+    kinds = {TOKEN_KIND[mode] for mode in ctx.config.sae_modes}
     for kind in sorted(kinds, reverse=True):  # patch pools are read first
         tokens = facts.backbone.n_patches if kind == "patch" else 1
         # a pool of all images is read once and mixed anew in every epoch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 
 import numpy as np
@@ -11,14 +10,8 @@ import pytest
 import zarr
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 @pytest.mark.slow
-def test_two_processes_train_and_encode_as_one(tiny, program, tmp_path):
+def test_two_processes_train_and_encode_as_one(tiny, program, tmp_path, free_port):
     out = tmp_path / "run"
     shutil.copytree(tiny.out, out, ignore=shutil.ignore_patterns("saes-*", "codes-*", "align-*", "rsa-*", "roi-*"))
     address = f"127.0.0.1:{free_port()}"

@@ -20,8 +20,6 @@ from sbm_jax.sae.objectives import BANDWIDTH, OBJECTIVES, batch_cut, final_codes
 from sbm_jax.sae.over import ALONE, Over, product
 from sbm_jax.sae.stack import Stack, points
 from sbm_jax.sae.trainer import train
-from sbm_jax.store.spec import StoreSpec
-from sbm_jax.store.store import Store, StoreWriter
 
 EPS = float(np.finfo(np.float32).eps)
 B, D, U, K, LAM = 24, 10, 32, 3, 0.05
@@ -181,17 +179,6 @@ HOOKS = ("block00.resid", "block03.resid")
 BASE = TrainConfig(
     expansion=3, k=K, steps=12, batch=16, lr=3e-3, lr_scale="none", checkpoint_every=5, pool_tokens=512, points=20
 )
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Store:
-    rng = np.random.default_rng(4)
-    writer = StoreWriter(tmp_path_factory.mktemp("acts"), StoreSpec("activations", 1, {}, {}))
-    for hook in HOOKS:
-        mixed = rng.exponential(size=(60, 5, 20)) * (rng.random((60, 5, 20)) < 0.15) @ rng.normal(size=(20, D))
-        writer.put(f"{hook}/cls", mixed[:, 0].astype(np.float32))
-        writer.put(f"{hook}/patch", mixed[:, 1:].astype(np.float32))
-    return writer.commit()
 
 
 def trained(store, config, folder, kinds=("patch",), devices=None):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,8 +16,7 @@ import pytest
 from sbm_jax.config import TrainConfig
 from sbm_jax.sae.stack import Stack, points
 from sbm_jax.sae.trainer import Trained, train
-from sbm_jax.store.spec import StoreSpec
-from sbm_jax.store.store import Store, StoreWriter
+from sbm_jax.store.store import Store
 
 D = 10
 HOOKS = ("block00.resid", "block03.resid")
@@ -53,30 +51,14 @@ np.savez(Path(sys.argv[4]) / f"process{sys.argv[2]}.npz", **arrays)
 """
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Store:
-    rng = np.random.default_rng(4)
-    writer = StoreWriter(tmp_path_factory.mktemp("acts"), StoreSpec("activations", 1, {}, {}))
-    for hook in HOOKS:
-        mixed = rng.exponential(size=(60, 5, 20)) * (rng.random((60, 5, 20)) < 0.15) @ rng.normal(size=(20, D))
-        writer.put(f"{hook}/patch", mixed.astype(np.float32))
-    return writer.commit()
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def two(store: Store, folder: Path, config: TrainConfig, stop: int = 0) -> list[int]:
+def two(port: int, store: Store, folder: Path, config: TrainConfig, stop: int = 0) -> list[int]:
     """Exit codes of two processes that train; with `stop` they are killed after so many steps (the slower one by us)."""
     folder.mkdir(exist_ok=True)
     cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or ""}
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5", **cache}
     environment.pop("XLA_FLAGS", None)
     words = [str(store.path), str(folder), config.model_dump_json(), str(stop)]
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{port}"
     started = []
     for i in range(2):
         command = [sys.executable, "-c", WORKER, address, str(i), *words]
@@ -109,9 +91,9 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2], ids=["whole dictionaries", "dictionaries cut in two"])
-def test_two_processes_train_are_killed_and_go_on(store, tmp_path, parts):
+def test_two_processes_train_are_killed_and_go_on(store, free_port, tmp_path, parts):
     config = CONFIG.model_copy(update={"split_units": parts})
-    assert two(store, tmp_path / "whole", config) == [0, 0], (tmp_path / "whole" / "stderr0").read_text()
+    assert two(free_port(), store, tmp_path / "whole", config) == [0, 0], (tmp_path / "whole" / "stderr0").read_text()
     whole = result(tmp_path / "whole", 0)
     same(whole, result(tmp_path / "whole", 1))
 
@@ -125,9 +107,9 @@ def test_two_processes_train_are_killed_and_go_on(store, tmp_path, parts):
     for name, value in zip("abcd", one.params[:4], strict=True):
         np.testing.assert_allclose(whole[name], value, atol=bound, rtol=16 * eps)
 
-    assert -signal.SIGKILL in two(store, tmp_path / "killed", config, stop=10)
+    assert -signal.SIGKILL in two(free_port(), store, tmp_path / "killed", config, stop=10)
     assert not list((tmp_path / "killed").glob("*.npz"))
     saved = {p.name for p in (tmp_path / "killed" / "checkpoints").iterdir()}
     assert "4" in saved or "8" in saved
-    assert two(store, tmp_path / "killed", config) == [0, 0], (tmp_path / "killed" / "stderr0").read_text()
+    assert two(free_port(), store, tmp_path / "killed", config) == [0, 0], (tmp_path / "killed" / "stderr0").read_text()
     same(result(tmp_path / "killed", 0), whole)
