@@ -15,8 +15,9 @@ from sae_peers_data import Rows, serve
 
 from sbm_jax.config import TrainConfig
 from sbm_jax.mesh import enable_compilation_cache, training_mesh, use_cpu_cores
+from sbm_jax.sae import auxiliary
 from sbm_jax.sae import step as sae_step
-from sbm_jax.sae.model import Norm, decode, encode, init_params
+from sbm_jax.sae.model import Norm, decode, encode, init_params, turned
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
     rows = Rows(args["file"])
     a, d, u, k, steps = args.get("a", 1), args["d"], args["u"], args["k"], args["n_steps"]
     config = TrainConfig(k=k, batch=args["batch"], steps=steps, lr=args["lr"], warmup=args["warmup"] / steps, decay=0.0)
-    mesh = training_mesh(a, 1, math.gcd(config.batch // sae_step.AUX_SHARE, d, u), jax.devices())
+    mesh = training_mesh(a, 1, math.gcd(config.batch // auxiliary.SHARE, d, u), jax.devices())
     norm = Norm(jnp.zeros((a, d)), jnp.ones(a))
     norm = jax.device_put(norm, NamedSharding(mesh, P(sae_step.SAE)))
     params = init_params(args["seed"] + np.arange(a), d, u, config.encoder_scale)
@@ -46,7 +47,7 @@ def main() -> None:
         return decode(params, values, units)[0], values[0], units[0]
 
     def reconstruct(x: np.ndarray):
-        first = jax.tree.map(lambda w: jax.device_put(w[:1], jax.devices()[0]), state.params)
+        first = jax.tree.map(lambda w: jax.device_put(w[:1], jax.devices()[0]), turned(state.params))
         return jax.device_get(through(first, x))
 
     facts = {"jax": jax.__version__, "mesh": {name: int(size) for name, size in mesh.shape.items()}}

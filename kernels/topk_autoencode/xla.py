@@ -27,7 +27,8 @@ def topk_autoencode(
     x_bd: jax.Array, w_enc: jax.Array, b_enc: jax.Array, w_dec: jax.Array, b_dec: jax.Array, k: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As `reference.topk_autoencode`, float32, with `reference.gradients` as its derivative."""
-    return _autoencode(k, x_bd, w_enc, b_enc, w_dec, b_dec)
+    # One row per unit from here on: so the gradient comes, and a caller that keeps such rows has nothing transposed.
+    return _autoencode(k, x_bd, w_enc.T, b_enc, w_dec, b_dec)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -45,7 +46,7 @@ def _autoencode_bwd(k: int, kept: Any, cotangents: Any) -> Any:
     g, g_values, _ = cotangents
     dz, dw_enc, db_enc, dw_dec = _backward()(x, w_dec, values, units, g, g_values)
     # Its own call, so that XLA drops it where the inputs need no gradient.
-    dx = _decode_in_turn()(dz, units, w_enc.T)
+    dx = _decode_in_turn()(dz, units, w_enc)
     return dx, dw_enc, db_enc, dw_dec, g.sum(axis=0)
 
 
@@ -72,7 +73,7 @@ def blocks(function: Any, carry: Any, arrays: tuple[jax.Array, ...], most: int) 
 def _forward(k: int) -> Any:
     def forward(x_bd: Any, w_enc: Any, b_enc: Any, w_dec: Any, b_dec: Any) -> Any:
         def one(_: None, x: jax.Array) -> Any:
-            pre = jnp.dot(x, w_enc, precision=PRECISION) + b_enc[None]
+            pre = jnp.einsum("bd,ud->bu", x, w_enc, precision=PRECISION) + b_enc[None]
             values, units = top_k(pre, k)
             values = jax.nn.relu(values)
             return None, (decode(values, units, w_dec) + b_dec[None], values, units)
@@ -131,6 +132,6 @@ def _backward() -> Any:
             return blocks(add, jnp.zeros((u, d)), (z_bk, units_bk, y_bd), _SCATTERED // per_token)[0]
 
         bias = jnp.zeros(u).at[units_bk.reshape(-1)].add(dz.reshape(-1), mode="promise_in_bounds")
-        return dz, weights(dz, x_bd).T, bias, weights(values_bk, g_bd)
+        return dz, weights(dz, x_bd), bias, weights(values_bk, g_bd)
 
     return jax.custom_batching.sequential_vmap(backward)

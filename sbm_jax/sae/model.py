@@ -6,7 +6,8 @@ For one token x [d]:  x' = scale (x - mean);  z = TopK_k(x' w_enc + b_enc), nega
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +88,19 @@ def init_params(seeds: np.ndarray, d: int, u: int, encoder_scale: float) -> Para
         w_dec=w_dec,
         b_dec=jnp.zeros((a, d)),
     )
+
+
+def turned(params: Params) -> Params:
+    """The parameters with the two last axes of w_enc swapped: one row per unit, or back."""
+    return params._replace(w_enc=params.w_enc.swapaxes(-1, -2))
+
+
+def each(function: Callable[..., Any], *arrays: Any) -> Any:
+    """`jax.vmap(function)(*arrays)`; a single autoencoder is not looped over, which would copy its weights."""
+    if len(jax.tree.leaves(arrays)[0]) > 1:
+        return jax.vmap(function)(*arrays)
+    one = function(*jax.tree.map(lambda x: x[0], arrays))
+    return jax.tree.map(lambda x: x[None], one)
 
 
 def unit_rows(w: jax.Array) -> jax.Array:

@@ -19,12 +19,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sbm_jax.config import TrainConfig
-from sbm_jax.sae.model import Norm, Params, decoder_rows, normalise, unit_rows
-from sbm_jax.sae.objectives import OBJECTIVES, Terms, decoded, largest, pre_activations
-from sbm_jax.sae.over import ALONE, Over, product
+from sbm_jax.sae.auxiliary import with_auxiliary
+from sbm_jax.sae.model import Norm, Params, decoder_rows, each, normalise, turned, unit_rows
+from sbm_jax.sae.objectives import OBJECTIVES, Terms
+from sbm_jax.sae.over import ALONE, Over
 
 SAE, UNITS, DATA = "sae", "units", "data"
-AUX_SHARE = 4  # the auxiliary loss looks at a quarter of the tokens: its top-k over dead units is dear
 _ADAM_EPS = 6.25e-10  # the loss is a mean over elements, so gradients are small (value of Gao et al. 2024)
 _CUT_MEMORY = 0.99  # of the running mean of BatchTopK's cut, which is used when codes are computed token by token
 
@@ -37,8 +37,8 @@ class Knobs(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """Everything a resumed run needs: parameters, Adam's moments, tokens since each unit fired [a, u], running mean of
-    BatchTopK's cut [a], step, log of the mean squared error [logs, a].
+    """Everything a resumed run needs: parameters with w_enc turned to [a, u, d] (as its gradient comes), Adam's moments,
+    tokens since each unit fired [a, u], running mean of BatchTopK's cut [a], step, log of the mean squared error [logs, a].
     """
 
     params: Any  # Params; optax's types know no named tuples
@@ -71,7 +71,8 @@ def optimiser(config: TrainConfig) -> optax.GradientTransformation:
 
 def init_state(params: Any, config: TrainConfig, n_logs: int) -> TrainState:
     """Fresh state; `losses` [n_logs, a] is filled as training goes."""
-    a, _, u = params.w_enc.shape
+    a, u = params.b_enc.shape
+    params = turned(params)
     return TrainState(
         params=params,
         adam=jax.vmap(optimiser(config).init)(params),
@@ -82,10 +83,8 @@ def init_state(params: Any, config: TrainConfig, n_logs: int) -> TrainState:
     )
 
 
-# Which axis is cut along `units` and which along `data`; other arrays are whole on every device that shares an autoencoder.
-# Along `data` it is the first axis that can be: gathering along a later one moves every number twice.
-_UNIT_AXIS = {"w_enc": 2, "b_enc": 1, "w_dec": 1, "threshold": 1, "mix": 1, "silent": 1}
-_DATA_AXIS = {**_UNIT_AXIS, "w_enc": 1}
+# Cut along `units`, and again along `data`; other arrays are whole on every device that shares an autoencoder.
+_PER_UNIT = {"w_enc", "b_enc", "w_dec", "threshold", "mix", "silent"}
 
 
 def state_specs(state: TrainState) -> Any:
@@ -93,9 +92,7 @@ def state_specs(state: TrainState) -> Any:
 
     def spec(path: Any, _: Any) -> P:
         name = path[-1].name
-        if name == "w_enc":
-            return P(SAE, DATA, UNITS)
-        if name in _UNIT_AXIS:
+        if name in _PER_UNIT:
             return P(SAE, (UNITS, DATA))
         return {"step": P(), "losses": P(None, SAE)}.get(name, P(SAE))
 
@@ -111,7 +108,7 @@ def _gathered(params: Params) -> Params:
     """The parameters of the block of units of this device, of which it holds the share of its place along `data`."""
     if jax.lax.axis_size(DATA) == 1:  # XLA would copy them
         return params
-    return _by_name(params, lambda x, axis: jax.lax.all_gather(x, DATA, axis=axis, tiled=True), lambda x: x)
+    return _by_name(params, lambda x: jax.lax.all_gather(x, DATA, axis=1, tiled=True), lambda x: x)
 
 
 def _summed(grads: Params) -> Params:
@@ -121,15 +118,14 @@ def _summed(grads: Params) -> Params:
         return grads
     return _by_name(
         grads,
-        lambda g, axis: jax.lax.psum_scatter(g, DATA, scatter_dimension=axis, tiled=True) / size,
+        lambda g: jax.lax.psum_scatter(g, DATA, scatter_dimension=1, tiled=True) / size,
         lambda g: jax.lax.pmean(g, DATA),
     )
 
 
-def _by_name(params: Params, split: Callable[[jax.Array, int], jax.Array], whole: Callable[..., jax.Array]) -> Params:
+def _by_name(params: Params, split: Callable[..., jax.Array], whole: Callable[..., jax.Array]) -> Params:
     done: dict[str, Any] = {
-        name: x if x is None else split(x, _DATA_AXIS[name]) if name in _DATA_AXIS else whole(x)
-        for name, x in params._asdict().items()
+        name: x if x is None else split(x) if name in _PER_UNIT else whole(x) for name, x in params._asdict().items()
     }
     return Params(**done)
 
@@ -141,69 +137,20 @@ def _clipped(grads: Params, limit: float) -> Any:
         for name, g in grads._asdict().items()
         if g is not None
     }
-    split = sum(value for name, value in square.items() if name in _UNIT_AXIS)
-    norm = jnp.sqrt(jax.lax.psum(split, (UNITS, DATA)) + sum(v for n, v in square.items() if n not in _UNIT_AXIS))
+    split = sum(value for name, value in square.items() if name in _PER_UNIT)
+    norm = jnp.sqrt(jax.lax.psum(split, (UNITS, DATA)) + sum(v for n, v in square.items() if n not in _PER_UNIT))
     scale = limit / jnp.maximum(norm, limit)
     return jax.tree.map(lambda g: g * scale.reshape(-1, *[1] * (g.ndim - 1)), grads)
 
 
-def each(function: Callable[..., Any], *arrays: Any) -> Any:
-    """`jax.vmap(function)(*arrays)`; a single autoencoder is not looped over, which would copy its weights."""
-    if len(jax.tree.leaves(arrays)[0]) > 1:
-        return jax.vmap(function)(*arrays)
-    one = function(*jax.tree.map(lambda x: x[0], arrays))
-    return jax.tree.map(lambda x: x[None], one)
-
-
 def loss_terms(
-    params: Params,
-    x: jax.Array,
-    dead: jax.Array,
-    config: TrainConfig,
-    sparsity: jax.Array,
-    aux_k: int,
-    over: Over = ALONE,
-) -> tuple[jax.Array, tuple[jax.Array, Terms]]:
-    """Per autoencoder the loss [a], and the mean squared error [a] with the terms of the objective.
-
-    The auxiliary loss (Gao et al. 2024, A.2) comes on top where the objective has dead units to revive: the residual
-    e = stop_gradient(x - x^) is reconstructed from the `aux_k` strongest dead units without bias, on every fourth token;
-    |e - e^|^2 / |e|^2; 0 where no unit is dead.
-    """
+    params: Params, x: jax.Array, config: TrainConfig, sparsity: jax.Array, over: Over = ALONE
+) -> tuple[jax.Array, Terms]:
+    """Per autoencoder the mean squared error [a], and the terms of the objective. w_enc is turned, as in the state."""
     objective = OBJECTIVES[config.objective]
-    terms = each(lambda p, x, lam: objective.terms(p, x, config.k, lam, over), params, x, sparsity)
-    mse = jnp.mean(terms.residual**2, axis=(1, 2))
-    loss = terms.loss
-    if objective.revives and config.aux_weight > 0:
-        loss = loss + config.aux_weight * _auxiliary(params, x, terms.residual, dead, aux_k, over)
-    return loss, (mse, terms)
-
-
-def _auxiliary(params: Params, x: jax.Array, residual: jax.Array, dead: jax.Array, aux_k: int, over: Over) -> jax.Array:
-    # Every fourth token, not the first quarter: the same tokens however the batch is split over devices.
-    part = slice(None, None, AUX_SHARE)
-    target = jax.lax.stop_gradient(residual[:, part])
-    scale = over.mean(jnp.mean(target**2, axis=(1, 2))) + 1e-12
-    count = over.total(dead.sum(axis=1))
-
-    def many(p: Params, x_bd: jax.Array, dead_u: jax.Array) -> jax.Array:
-        pre = jnp.where(dead_u[None], pre_activations(p, x_bd, over.dtype), -jnp.inf)
-        return decoded(p, largest(pre, aux_k, over), over)
-
-    def few(p: Params, x_bd: jax.Array, dead_u: jax.Array) -> jax.Array:
-        """All of them take part: there is nothing to select, and only their rows are read."""
-        places = min(aux_k, len(dead_u))
-        units = jnp.flatnonzero(dead_u, size=places, fill_value=0)
-        pre = product(over.dtype, x_bd, p.w_enc[:, units]) + p.b_enc[units][None]
-        z = jnp.where((jnp.arange(places) < dead_u.sum())[None], jax.nn.relu(pre), 0.0)
-        return over.total(product(over.dtype, z, decoder_rows(p)[units]))
-
-    def auxiliary() -> jax.Array:
-        arrays = params, x[:, part], dead
-        e_hat = jax.lax.cond((count <= aux_k).all(), lambda: each(few, *arrays), lambda: each(many, *arrays))
-        return jnp.where(count > 0, jnp.mean((target - e_hat) ** 2, axis=(1, 2)) / scale, 0.0)
-
-    return jax.lax.cond((count > 0).any(), auxiliary, lambda: jnp.zeros(len(x)))
+    # Turned back one by one: XLA drops the two swaps of axes where they meet, and would else copy the weights.
+    terms = each(lambda p, x, lam: objective.terms(turned(p), x, config.k, lam, over), params, x, sparsity)
+    return jnp.mean(terms.residual**2, axis=(1, 2)), terms
 
 
 def _constrained(params: Params, config: TrainConfig) -> Params:
@@ -260,11 +207,14 @@ def make_step(
         dead = jax.lax.all_gather(state.silent >= config.dead_tokens, DATA, axis=1, tiled=True)
 
         def total(params: Params) -> tuple[jax.Array, tuple[jax.Array, Terms]]:
-            loss, aux = loss_terms(params, x, dead, config, knobs.sparsity, aux_k, over)
+            mse, terms = loss_terms(params, x, config, knobs.sparsity, over)
             # A sum over autoencoders: their gradients do not meet.
-            return jnp.sum(loss), aux
+            return jnp.sum(terms.loss), (mse, terms)
 
-        (_, (mse, terms)), grads = jax.value_and_grad(total, has_aux=True)(_gathered(state.params))
+        params = _gathered(state.params)
+        (_, (mse, terms)), grads = jax.value_and_grad(total, has_aux=True)(params)
+        if objective.revives and config.aux_weight > 0:
+            grads = with_auxiliary(grads, config.aux_weight, params, x, terms.residual, dead, aux_k, over)
         grads, mse = _summed(grads), jax.lax.pmean(mse, DATA)
         fired = jax.lax.psum_scatter(terms.fired, DATA, scatter_dimension=1, tiled=True)
         if objective.unit_rows:
@@ -273,15 +223,14 @@ def make_step(
             grads = grads._replace(w_dec=grads.w_dec - along * state.params.w_dec)
         updates, new_adam = jax.vmap(adam.update)(_clipped(grads, config.clip), state.adam, state.params)
         updates = jax.tree.map(lambda g: g * knobs.lr.reshape(-1, *[1] * (g.ndim - 1)), updates)
-        params: Any = optax.apply_updates(state.params, updates)
-        params = _constrained(params, config)
+        changed: Any = optax.apply_updates(state.params, updates)
         tokens = x.shape[1] * jax.lax.axis_size(DATA)
         silent = jnp.where(fired > 0, 0, state.silent + tokens)
         # The mean of the cuts so far until the running mean has enough of them.
         weight = jnp.maximum(1 - _CUT_MEMORY, 1.0 / (state.step + 1.0))
         cut = state.cut + weight * (terms.cut - state.cut)
         losses = state.losses.at[state.step // log_every].set(mse)
-        return TrainState(params, new_adam, silent, cut, state.step + 1, losses), mse
+        return TrainState(_constrained(changed, config), new_adam, silent, cut, state.step + 1, losses), mse
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, norm: Norm, knobs: Knobs, x: jax.Array) -> tuple[TrainState, jax.Array]:

@@ -17,12 +17,13 @@ from sbm_jax.errors import UserError
 from sbm_jax.mesh import put, to_host, training_mesh
 from sbm_jax.progress import log, progress
 from sbm_jax.sae import memory
+from sbm_jax.sae.auxiliary import SHARE
 from sbm_jax.sae.checkpoint import Checkpoints
-from sbm_jax.sae.model import Norm, Params
+from sbm_jax.sae.model import Norm, Params, turned
 from sbm_jax.sae.objectives import OBJECTIVES
 from sbm_jax.sae.stack import Group, Stack, points
 from sbm_jax.sae.start import Program, geometric_median, input_norm, sampled_tokens
-from sbm_jax.sae.step import AUX_SHARE, DATA, SAE, Step, TrainState
+from sbm_jax.sae.step import DATA, SAE, Step, TrainState
 from sbm_jax.sae.stream import Activations, TokenStream, batches
 
 _LOGS = 50
@@ -116,7 +117,7 @@ def mesh_for(stack: Stack, config: TrainConfig, d: int, devices: list[Any]) -> M
     if wrong:
         raise UserError(f"train.split_units is {parts}, which does not divide the {wrong[0]} units of a dictionary")
     # Whole fours of tokens on every device, so that the auxiliary loss sees the same tokens on every mesh.
-    splits = config.batch // AUX_SHARE if config.batch % AUX_SHARE == 0 else 1
+    splits = config.batch // SHARE if config.batch % SHARE == 0 else 1
     return training_mesh(len(stack.tokens), parts, math.gcd(splits, d, *(u // parts for u in sizes)), devices)
 
 
@@ -141,7 +142,7 @@ def make_programs(
 def fitting_steps(programs: list[Program], streams: int, dtype: Any) -> list[Step]:
     """The compiled steps. Raises UserError, before any state is made, where they do not fit into a device's memory."""
     config, mesh = programs[0].config, programs[0].mesh
-    d = programs[0].shapes.params.w_enc.shape[1]
+    d = programs[0].shapes.params.b_dec.shape[1]
     x = jax.ShapeDtypeStruct((streams, config.batch, d), dtype, sharding=NamedSharding(mesh, P(SAE, DATA)))
     steps = [program.step.compiled(program.shapes, x) for program in programs]
     memory.check(memory.needed(programs, steps), list(mesh.devices.flat))
@@ -150,7 +151,10 @@ def fitting_steps(programs: list[Program], streams: int, dtype: Any) -> list[Ste
 
 def _gather(stack: Stack, config: TrainConfig, states: tuple[TrainState, ...], norm: Norm) -> tuple[Trained, ...]:
     """All groups on the host, by dictionary size, in the order of the stack's members."""
-    hosts = dict(zip((group.points for group in stack.groups(config)), map(to_host, states), strict=True))
+    hosts = {
+        group.points: host._replace(params=turned(host.params))
+        for group, host in zip(stack.groups(config), map(to_host, states), strict=True)
+    }
     steps = log_every(config) * np.arange(-(-config.steps // log_every(config)))
     return tuple(
         _joined(part, groups, [hosts[group.points] for group in groups], norm, steps)

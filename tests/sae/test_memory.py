@@ -64,7 +64,7 @@ print(json.dumps({"predicted": memory.needed(programs, steps).total, "measured":
     ids=["topk", "batch_topk", "two sizes, three seeds"],
 )
 def test_prediction_is_within_15_percent_of_what_is_taken(settings):
-    """0.3 to 1 GB, on one CPU device: growth of the resident set at its peak over three steps."""
+    """0.25 to 1 GB, on one CPU device: growth of the resident set at its peak over three steps."""
     config = TrainConfig(**settings)
     cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or ""}
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", **cache}
@@ -78,7 +78,7 @@ def test_prediction_is_within_15_percent_of_what_is_taken(settings):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["predicted"] > 3e8
+    assert found["predicted"] > 2.5e8
     assert found["measured"] == pytest.approx(found["predicted"], rel=0.15)
 
 

@@ -18,11 +18,11 @@ import pytest
 from sbm_jax.config import TrainConfig
 from sbm_jax.errors import StoreError, UserError
 from sbm_jax.mesh import make_mesh
-from sbm_jax.sae import step as step_module
 from sbm_jax.sae import trainer
+from sbm_jax.sae.auxiliary import auxiliary_loss, with_auxiliary
 from sbm_jax.sae.checkpoint import Checkpoints
 from sbm_jax.sae.metrics import held_out_metrics
-from sbm_jax.sae.model import Norm, Params, decode, encode, init_params, normalise, unit_rows
+from sbm_jax.sae.model import Norm, Params, decode, encode, init_params, normalise, turned, unit_rows, with_points
 from sbm_jax.sae.over import ALONE
 from sbm_jax.sae.stack import Member, Stack, points
 from sbm_jax.sae.start import input_norm
@@ -143,8 +143,8 @@ def parts(p: Params, x: np.ndarray, dead: np.ndarray, k: int, aux_k: int):
     """The auxiliary loss [a] alone, and (mean squared error [a], how often each unit fired [a, u])."""
     x, dead = jnp.asarray(x), jnp.asarray(dead)
     config = CONFIG.model_copy(update={"k": k})
-    _, (mse, terms) = loss_terms(p, x, dead, config, jnp.zeros(len(x)), aux_k)
-    return step_module._auxiliary(p, x, terms.residual, dead, aux_k, ALONE), (mse, terms.fired)
+    mse, terms = loss_terms(turned(p), x, config, jnp.zeros(len(x)))
+    return auxiliary_loss(p, x, terms.residual, dead, aux_k, ALONE), (mse, terms.fired)
 
 
 loss_jit = jax.jit(parts, static_argnums=(3, 4))
@@ -200,6 +200,31 @@ def test_the_auxiliary_loss_reaches_dead_units_and_nothing_else():
     assert not np.asarray(grads.b_dec).any()  # the residual is a constant to it, and it is without bias
 
 
+@pytest.mark.parametrize("mixed", [False, True], ids=["learned rows", "archetypal rows"])
+@pytest.mark.parametrize("count", [0, 1, 6, 7, U])
+def test_the_added_gradient_is_that_of_the_auxiliary_loss(count, mixed):
+    """No dead units, as many as take part without selection, and more; in one autoencoder at least."""
+    p, x = params(), jnp.asarray(inputs()[0])
+    if mixed:
+        p = with_points(p, np.arange(A), x[:, :5], 0.5)
+    dead = np.zeros((A, U), bool)
+    dead[1, U - count :] = True
+    dead[2, : min(count, 2)] = True
+    residual = jnp.asarray(np.random.default_rng(6).normal(size=x.shape).astype(np.float32))
+    before = jax.tree.map(jnp.ones_like, p)
+    arrays = x, residual, jnp.asarray(dead)
+    added = jax.jit(lambda g: with_auxiliary(g, 2.0, turned(p), *arrays, 6, ALONE))(turned(before))
+    want = jax.jit(jax.grad(lambda p: 2 * jnp.sum(auxiliary_loss(p, *arrays, 6, ALONE))))(p)
+    for name, got in turned(added)._asdict().items():
+        if got is None:
+            continue
+        change = np.asarray(getattr(want, name))
+        assert np.any(change) == (count > 0 and name in {"w_enc", "b_enc", "mix" if mixed else "w_dec"}), name
+        if not count:
+            np.testing.assert_array_equal(got, 1)
+        np.testing.assert_allclose(got, 1 + change, atol=32 * EPS * max(1, np.abs(change).max()), err_msg=name)
+
+
 def test_without_dead_units_there_is_no_auxiliary_loss():
     p, x = params(), jnp.asarray(inputs()[0])
     dead = jnp.zeros((A, U), bool)
@@ -218,7 +243,7 @@ def test_a_unit_that_never_wins_learns_only_once_it_counts_as_dead():
         counts = np.zeros((A, U), np.int32)
         counts[:, 5] = silent
         state, _ = run_steps(mesh_of(1, 1), config, start, x, silent=counts)
-        moved = np.asarray(state.params.w_enc[:, :, 5] != start.w_enc[:, :, 5]).any(axis=1)
+        moved = np.asarray(state.params.w_enc[:, 5] != start.w_enc[:, :, 5]).any(axis=1)
         np.testing.assert_array_equal(moved, learns)
         np.testing.assert_array_equal(state.silent[:, 5], silent + 2 * B)
 
@@ -339,8 +364,8 @@ def test_state_and_batch_span_all_eight_devices():
         assert len(leaf.sharding.device_set) == 8
         assert {s.data.shape[0] for s in leaf.addressable_shards} == {A // 4}
     for held in (state.params, state.adam[0].mu, state.adam[0].nu):  # each device of a pair has half of the units
-        for name, axis, size in (("w_enc", 1, D), ("b_enc", 1, U), ("w_dec", 1, U)):
-            assert {s.data.shape[axis] for s in getattr(held, name).addressable_shards} == {size // 2}
+        for name in ("w_enc", "b_enc", "w_dec"):
+            assert {s.data.shape[1] for s in getattr(held, name).addressable_shards} == {U // 2}
     assert {s.data.shape for s in state.losses.addressable_shards} == {(1, A // 4)}
 
 
@@ -666,6 +691,7 @@ from sbm_jax.config import TrainConfig
 from sbm_jax.errors import UserError
 from sbm_jax.mesh import training_mesh
 from sbm_jax.sae.checkpoint import Checkpoints
+from sbm_jax.sae.auxiliary import auxiliary_loss, with_auxiliary
 from sbm_jax.sae.model import init_params
 from sbm_jax.sae.step import init_state, put_state
 
