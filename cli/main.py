@@ -1,4 +1,7 @@
-"""`sbm-jax`: one click command per stage, and `run` for all. Exit codes: 0 done, 2 the user can mend it, 130 stopped."""
+"""`sbm-jax`: one click command per stage, and `run` for all.
+
+Exit codes: 0 done, 1 jobs of a sweep failed, 2 the user can mend it, 130 stopped.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from sbm_jax.cli.data import data
 from sbm_jax.cli.options import make_context, run_options
 from sbm_jax.cli.sae import sae
 from sbm_jax.cli.start import Machine, start_if_needed, start_jax
+from sbm_jax.cli.sweep import sweep, sweep_job
 from sbm_jax.errors import UserError
 
 _STAGES = {
@@ -121,6 +125,8 @@ for _name, _text in _STAGES.items():
 
 cli.add_command(data)
 cli.add_command(sae)
+cli.add_command(sweep)
+cli.add_command(sweep_job)
 
 
 @cli.group()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from sbm_jax import processes
 from sbm_jax.axes import MODE_TITLES
 from sbm_jax.errors import UserError
-from sbm_jax.plan import STAGES, short, steps
+from sbm_jax.plan import STAGES, Step, short, steps
 from sbm_jax.progress import log
 from sbm_jax.stages.context import Context
 from sbm_jax.store.store import replace_text
@@ -33,25 +34,33 @@ def choose(stages: str | None) -> tuple[str, ...]:
 
 def run(ctx: Context, chosen: Sequence[str] = STAGES, say: Callable[[str], None] = log) -> None:
     """Make the missing stores of the chosen stages, in order. Raises UserError before starting when the disk is too full."""
-    todo = [step for step in steps(ctx) if step.stage in chosen and not ctx.has(step.spec)]
+    refuse_full_disk(ctx.out, [step for step in steps(ctx) if step.stage in chosen and not ctx.has(step.spec)])
+    for step in steps(ctx):
+        if step.stage in chosen:
+            make(ctx, step, say)
+    processes.wait("all stages")
+
+
+def make(ctx: Context, step: Step, say: Callable[[str], None] = log) -> None:
+    """Make one store unless it is there; all processes train, the first does everything else."""
+    found = ctx.has(step.spec)
+    processes.wait(step.spec.name)  # nobody writes between looking and this
+    if found:
+        say(f"{step.stage}: found {step.spec.name}")
+    elif processes.is_first() or step.stage == "train":
+        step.run(ctx)
+
+
+def refuse_full_disk(out: Path, todo: Sequence[Step]) -> None:
+    """Raise UserError when the disk has less room than the stores to be made in `out` take."""
     needed = sum(step.bytes for step in todo)
-    place = next(p for p in (ctx.out, *ctx.out.resolve().parents) if p.exists())
+    place = next(p for p in (out, *out.resolve().parents) if p.exists())
     free = shutil.disk_usage(place).free
     if needed > free:
         raise UserError(
-            f"{ctx.out}: the run needs about {short(needed, 'B')}, the disk has {short(free, 'B')} free. Choose another "
+            f"{out}: the run needs about {short(needed, 'B')}, the disk has {short(free, 'B')} free. Choose another "
             "--out, fewer layers (backbone.layers) or fewer modes (encode.modes)."
         )
-    for step in steps(ctx):
-        if step.stage not in chosen:
-            continue
-        found = ctx.has(step.spec)
-        processes.wait(step.spec.name)  # nobody writes between looking and this
-        if found:
-            say(f"{step.stage}: found {step.spec.name}")
-        elif processes.is_first() or step.stage == "train":
-            step.run(ctx)
-    processes.wait("all stages")
 
 
 _COLUMNS = (

@@ -19,6 +19,7 @@ TOPS = {"kernels": ROOT / "kernels", "cli": ROOT / "cli"}
 # Top to bottom. A module may import its own layer and the ones below.
 LAYERS = (
     ("cli",),
+    ("sweep",),
     ("pipeline",),
     ("plan",),
     ("stages",),
@@ -252,8 +253,8 @@ def test_every_import_is_a_declared_dependency():
     declared = {re.split(r"[<>=\[; ]", d)[0].lower().replace("_", "-") for d in project["dependencies"]}
     names = {"PIL": "pillow", "yaml": "pyyaml", "orbax": "orbax-checkpoint"}
     used = {target.split(".")[0]: path.relative_to(ROOT) for path in MODULES.values() for _, target in imports(path)}
-    # torch opens other libraries' checkpoints where it is installed, and is asked for by name where it is not.
-    ours = {"sbm_jax", "__future__", "torch"}
+    # torch opens other libraries' checkpoints, and pyarrow writes a sweep's table; both are asked for by name where missing.
+    ours = {"sbm_jax", "__future__", "torch", "pyarrow"}
     wrong = {
         f"{name} (in {path})"
         for name, path in used.items()

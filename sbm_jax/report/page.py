@@ -89,7 +89,7 @@ def render_page(report: ReportData) -> str:
     for item in (*report.tables, *report.curves, *report.plots):
         if item.section not in SECTIONS:
             raise ValueError(f"{item.title!r}: unknown section {item.section!r}; there are {', '.join(SECTIONS)}")
-    style, script = _asset("page.css"), _script()
+    style, script = asset("page.css"), _script()
     blobs, pictures = Blobs(), Blobs()
     types: dict[int, str] = {}
     for thumb in (t for roi in report.exemplars for card in roi.units for t in card.images):
@@ -110,7 +110,7 @@ def render_page(report: ReportData) -> str:
             payload=script_json(payload),
             style=Markup(style),
             script=Markup(script),
-            policy=_policy(style, script),
+            policy=policy(style, script),
         )
     )
     # A file name that is no valid UTF-8 reaches us as lone surrogates, which could not be written.
@@ -246,15 +246,15 @@ def is_plain_list(value: Sequence) -> bool:
 
 
 @cache
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
     return (files("sbm_jax.report") / "assets" / name).read_text(encoding="utf-8")
 
 
 def _script() -> str:
-    return "'use strict';\n(() => {\n" + "\n".join(_asset(name) for name in SCRIPTS) + "\n})();\n"
+    return "'use strict';\n(() => {\n" + "\n".join(asset(name) for name in SCRIPTS) + "\n})();\n"
 
 
-def _policy(style: str, script: str) -> str:
+def policy(style: str, script: str) -> str:
     """Content-Security-Policy: own style and script, pictures made from the data, nothing else."""
 
     def digest(text: str) -> str:
@@ -269,7 +269,7 @@ def _policy(style: str, script: str) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=DictLoader({"page.html.j2": _asset("page.html.j2")}),
+        loader=DictLoader({"page.html.j2": asset("page.html.j2")}),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,16 +100,18 @@ class Context:
     """One run in one folder.
 
     config: the resolved settings. out: the run's folder; stores live in `out/stores`, checkpoints in `out/checkpoints`.
+    known: the facts, where another run with the same `data` and `backbone` has gathered them.
     """
 
     config: Config
     out: Path
+    known: InitVar[Facts | None] = None
     facts: Facts = field(init=False)
     specs: Specs = field(init=False)
     _opened: dict[str, Store] = field(init=False, default_factory=dict, repr=False)
 
-    def __post_init__(self) -> None:
-        self.facts = gather_facts(self.config, self.stores)
+    def __post_init__(self, known: Facts | None) -> None:
+        self.facts = known or gather_facts(self.config, self.stores)
         self.specs = make_specs(self.config, self.facts)
 
     @property
