@@ -84,13 +84,13 @@ start() {
     # look often: tests are waiting
     echo "SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0"
     for i in $(seq "$nodes"); do
-      echo "NodeName=sbm$i NodeHostname=$host NodeAddr=127.0.0.1 Port=${ports[i]} CPUs=$cpus State=UNKNOWN"
+      echo "NodeName=127.0.0.$i NodeHostname=$host NodeAddr=127.0.0.$i Port=${ports[i]} CPUs=$cpus State=UNKNOWN"
     done
     echo "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP"
   } >"$SLURM_CONF"
 
   slurmctld
-  for i in $(seq "$nodes"); do slurmd -N "sbm$i"; done
+  for i in $(seq "$nodes"); do slurmd -N "127.0.0.$i"; done
   for _ in $(seq 150); do
     if [ "$(sinfo --noheader --Node --states=idle --format=%N 2>/dev/null | sort -u | wc -l)" = "$nodes" ]; then
       say "$nodes nodes of $cpus CPUs in $folder, stopped by: scripts/slurm.sh stop $folder"

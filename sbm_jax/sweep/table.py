@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from sbm_jax.axes import TOKEN_KIND
 from sbm_jax.errors import UserError
 from sbm_jax.store.arrays import guarded
 from sbm_jax.store.store import Store
-from sbm_jax.sweep.grid import Run
+from sbm_jax.sweep.grid import Run, value_text
 from sbm_jax.sweep.plan import Sweep
 
 Row = dict[str, Any]
@@ -120,7 +119,7 @@ def _one_kind(values: list[Any]) -> list[Any]:
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float} or kinds <= {bool} or kinds <= {str}:
         return [float(value) if float in kinds and value is not None else value for value in values]
-    return [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+    return [None if value is None else value_text(value) for value in values]
 
 
 def write_table(rows: Sequence[Row], path: Path) -> None:
@@ -128,7 +127,12 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
     import pyarrow
     from pyarrow import parquet
 
+    # Without a value the type would be null, which few readers know; every column that may lack all of them is of numbers.
+    arrays = {
+        name: pyarrow.array(values, pyarrow.float64() if set(values) == {None} else None)
+        for name, values in columns(rows).items()
+    }
     temporary = path.with_name(f"{path.name}.tmp")
     with guarded(f"writing {path}"):
-        parquet.write_table(pyarrow.table(columns(rows)), temporary)
+        parquet.write_table(pyarrow.table(arrays), temporary)
         os.replace(temporary, path)  # noqa: PTH105
