@@ -24,6 +24,7 @@ def run_local(sweep: Sweep, at_once: int, options: Sequence[str] = ()) -> dict[s
     """
     waiting = sweep.missing()
     total, failed = len(waiting), dict[str, str]()
+    done = set(sweep.jobs) - {job.store for job in waiting}
     lost: set[str] = set()  # failed, and given up for that
     running: dict[str, _Child] = {}
     try:
@@ -32,7 +33,7 @@ def run_local(sweep: Sweep, at_once: int, options: Sequence[str] = ()) -> dict[s
                 if any(need in lost for need in job.needs):
                     waiting.remove(job)
                     lost.add(job.store)
-                elif len(running) < at_once and _ready(sweep, job, running):
+                elif len(running) < at_once and done.issuperset(job.needs) and _free(job, running):
                     waiting.remove(job)
                     log(f"sweep: {total - len(waiting)}/{total} {job.store}")
                     running[job.store] = _Child(sweep, job, options)
@@ -43,6 +44,7 @@ def run_local(sweep: Sweep, at_once: int, options: Sequence[str] = ()) -> dict[s
                 seconds = f"{time.monotonic() - child.start:.1f} s"
                 if code == 0 and sweep.finished(store):
                     log(f"sweep: {store} finished in {seconds}")
+                    done.add(store)
                     continue
                 failed[store] = ending(code)
                 lost.add(store)
@@ -57,9 +59,8 @@ def run_local(sweep: Sweep, at_once: int, options: Sequence[str] = ()) -> dict[s
     return failed
 
 
-def _ready(sweep: Sweep, job: Job, running: dict[str, _Child]) -> bool:
-    held = {lock for child in running.values() for lock in child.job.locks}
-    return held.isdisjoint(job.locks) and all(sweep.finished(need) for need in job.needs)
+def _free(job: Job, running: dict[str, _Child]) -> bool:
+    return all(lock not in child.job.locks for child in running.values() for lock in job.locks)
 
 
 class _Child:
