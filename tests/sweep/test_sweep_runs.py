@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 GRID = ("--grid", "train.k=2,4")
 # One layer, two cheap kinds of features, one subject.
 QUICK = {
-    "data": {"root": "demo", "demo": {"n_shared": 24, "n_unique": 36, "n_extra": 20, "n_subjects": 1}},
+    "data": {"root": "demo", "demo": {"n_shared": 24, "n_unique": 36, "n_extra": 60, "n_subjects": 1}},
     "backbone": {"layers": [1]},
     "train": {"steps": 12, "batch": 64, "expansion": 2, "k": 4, "checkpoint_every": 4, "fidelity_images": 0},
     "encode": {"modes": ["cls", "raw"]},
