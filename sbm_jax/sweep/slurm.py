@@ -19,7 +19,7 @@ from sbm_jax.sweep.plan import Job, Sweep, waves
 
 LONGEST_ARRAY = 1000  # Slurm's own MaxArraySize is 1001
 _FIRST_POLL, _LAST_POLL = 1.0, 30.0  # seconds
-_SILENT_POLLS = 20  # in which the controller may be away
+_SILENT_POLLS, _SILENT_SECONDS = 60, 10.0  # a controller may be away for ten minutes
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def batch_script(folder: Path, stores: Sequence[str], nodes: int, options: Seque
 def _wait(name: str, sweep: Sweep) -> None:
     """Return when no job of that name is left in the queue."""
     poll, said = _FIRST_POLL, ""
-    while states := _queue(name):
+    while states := _queue(name, _SILENT_POLLS):
         left = ", ".join(f"{count} {state.lower()}" for state, count in sorted(Counter(states).items()))
         done = f"sweep: {len(sweep.jobs) - len(sweep.missing())}/{len(sweep.jobs)} stores, tasks: {left}"
         if done != said:
@@ -143,29 +143,29 @@ def _wait(name: str, sweep: Sweep) -> None:
     list((sweep.out / "stores").glob("*"))
 
 
-def _queue(name: str) -> list[str]:
-    """States of the tasks of that name. Raises UserError when Slurm does not answer for some minutes."""
-    words = ["squeue", "--noheader", "--array", "--all", f"--name={name}", "--format=%T"]
-    for _ in range(_SILENT_POLLS):
-        try:
-            return _slurm(words).split()
-        except UserError as error:
-            trouble = error
-            if isinstance(error.__cause__, FileNotFoundError):
-                raise
-            log(f"sweep: {error}; asking again")
-            time.sleep(_FIRST_POLL * 10)
-    raise trouble
+def _queue(name: str, patience: int = 0) -> list[str]:
+    """States of the tasks of that name. patience: how often to ask again, every ten seconds, when Slurm does not answer.
+
+    Raises UserError when it still does not.
+    """
+    try:
+        return _slurm(["squeue", "--noheader", "--array", "--all", f"--name={name}", "--format=%T"]).split()
+    except UserError as error:
+        if not patience:
+            raise
+        log(f"sweep: {error}; asking again")
+    time.sleep(_SILENT_SECONDS)
+    return _queue(name, patience - 1)
 
 
 def _slurm(words: Sequence[str]) -> str:
     """Standard output of a Slurm command. Raises UserError with its own words when it fails or is not there."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    except FileNotFoundError as error:
+    except FileNotFoundError:
         raise UserError(
             f"--launcher slurm: there is no {words[0]} on this machine. Start the sweep where Slurm is, or use --launcher local."
-        ) from error
+        ) from None
     if done.returncode:
         raise UserError(f"{words[0]} failed: {done.stderr.strip() or f'exit code {done.returncode}'}")
     return done.stdout

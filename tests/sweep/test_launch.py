@@ -287,6 +287,21 @@ def test_earlier_arrays_are_waited_for_before_anything_is_submitted(tmp_path, fa
     assert {call.split()[0] for call in calls()} == {"squeue"}
 
 
+def test_a_controller_that_is_away_is_asked_again(tmp_path, fake_slurm, monkeypatch, capfd):
+    write, calls = fake_slurm
+    away = "echo 'Unable to contact slurm controller' >&2; exit 1"
+    write(squeue=f"case $(wc -l <{tmp_path}/calls) in 1) echo PENDING ;; 2 | 3) {away} ;; *) ;; esac", sbatch="echo 1")
+    sweep = plan(tmp_path, job("a"))
+    write_folder(sweep)
+    assert list(slurm.run_slurm(sweep, Slurm()) or ()) == [spec("a").name]
+    assert capfd.readouterr().err.count("Unable to contact slurm controller; asking again") == 2
+    # but not when nothing has been submitted yet
+    write(squeue=away)
+    with pytest.raises(UserError, match="squeue failed: Unable to contact"):
+        slurm.run_slurm(sweep, Slurm())
+    assert calls()[-1].startswith("squeue")
+
+
 def test_failed_are_those_whose_inputs_were_there(tmp_path, fake_slurm):
     write, _ = fake_slurm
     write(sbatch="echo 1", squeue="")
