@@ -14,7 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sbm_jax.config import load_config
 from sbm_jax.report.page import render_page
+from sbm_jax.sweep.grid import Run
+from sbm_jax.sweep.page import render_sweep
+from sbm_jax.sweep.plan import Sweep
 
 pytestmark = pytest.mark.slow
 
@@ -181,3 +185,26 @@ def test_hostile_text_runs_nowhere(browser, build_report, tmp_path):
     assert browser.trouble() == []
     assert browser.run("document.documentElement.dataset.owned === undefined && !document.getElementById('owned')")
     assert browser.run("document.querySelector('h1').textContent") == "Title" + evil
+
+
+def test_headings_of_a_sweeps_table_sort_it(browser, tmp_path):
+    scores = [0.2, -0.5, None, 1.5e-3]
+    runs = [Run(i, {"backbone.path": name}, load_config(None)) for i, name in enumerate("cabd")]
+    rows = [
+        {"run": i, "page": "x", **run.values, "subject": "s", "mode": "cls", "held_out_mean": score}
+        for i, (run, score) in enumerate(zip(runs, scores, strict=True))
+    ]
+    path = tmp_path / "index.html"
+    path.write_text(render_sweep(Sweep(tmp_path, "s", runs, {}, [("r",)] * 4), rows, "t"), encoding="utf-8")
+    browser.events.clear()
+    browser.open(path.as_uri())
+
+    def order(heading: str) -> str:
+        browser.run(f"[...document.querySelectorAll('th button')].find((b) => b.textContent === '{heading}').click()")
+        return browser.run("[...document.querySelectorAll('tbody th')].map((th) => th.textContent).join('')")
+
+    assert [order("held-out r"), order("held-out r")] == ["0312", "1302"], "largest first; rows without a number last"
+    assert [order("backbone.path"), order("backbone.path")] == ["1203", "3021"]
+    assert [order("run"), order("run")] == ["3210", "0123"]
+    assert browser.run("document.querySelector('[aria-sort]').textContent") == "run"
+    assert browser.trouble() == []

@@ -17,3 +17,4 @@ for (const [column, head] of [...document.querySelectorAll('#table thead th')].e
     body.append(...rows.map(([, row]) => row));
   });
 }
+document.documentElement.dataset.ready = 'yes';
