@@ -116,7 +116,7 @@ def main() -> None:
     options = parser.parse_args()
     cases = [{"n": 200_000, "d": 192, "u": 4096, "k": 32, "batch": 4096, "n_steps": 300}]
     if options.large:
-        cases.append({"n": 40_000, "d": 768, "u": 12_288, "k": 32, "batch": 4096, "n_steps": 30})
+        cases.append({"n": 40_000, "d": 768, "u": 12_288, "k": 32, "batch": 4096, "n_steps": 160})
     ceiling = gemm_rate()
     before = os.getloadavg()
     rows = []

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sbm_jax.axes import SAE_MODES, TOKEN_KIND
+from sbm_jax.axes import CONTROLS, SAE_MODES, TOKEN_KIND, WIDTH_MODES
 from sbm_jax.errors import UserError
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.online import encoding_images, image_bytes, kept_bytes, training_images
@@ -133,9 +133,9 @@ def _steps(ctx: Context) -> Iterator[Step]:
     if online:
         memory, cost = memory + forward, cost + training_images(ctx) * backbone_flops
     yield Step("train", specs.saes, every * (2 * d + 4) * 4, cost, None, memory, min(acts, _drawn(ctx)))
-    width = {"cls": 2 * k, "patch_mean": 2 * min(u, t * k), "patch_max": 2 * min(u, t * k), "raw": d, "random": u}
+    width = {"cls": 2 * k, "patch_mean": 2 * min(u, t * k), "patch_max": 2 * min(u, t * k), **_dense_widths(d, u)}
     codes = {mode: n * layers * width[mode] * 4 for mode in config.encode.modes}
-    tokens = sum({"cls": 1, "patch_mean": t, "patch_max": 0}.get(mode, 0) for mode in config.encode.modes)
+    tokens = sum({"cls": 1, "patch_mean": t, "random_relu": t}.get(mode, 0) for mode in config.encode.modes)
     memory = 4 * kinds * layers * 2 * d * u + 4 * config.encode.batch * t * u
     cost = 2 * n * layers * tokens * d * u
     if online:  # with the images of one shard of codes at hand
@@ -143,7 +143,7 @@ def _steps(ctx: Context) -> Iterator[Step]:
     yield Step("encode", specs.codes, sum(codes.values()), cost, None, memory, acts)
     # permutations are searched for responsive voxels alone; how many these are is not known yet, a quarter is assumed
     searches = 1 + config.align.shuffles / 4
-    units = {mode: d if mode == "raw" else u for mode in config.encode.modes}
+    units = {mode: d if mode in WIDTH_MODES else u for mode in config.encode.modes}
     for s in facts.subjects:
         flops = sum(2 * s.n_unique * layers * units[mode] * s.n_voxels * searches for mode in config.encode.modes)
         per_voxel = 12 * config.align.k_voxel + 12 * layers + 12 * config.align.shuffles
@@ -164,6 +164,10 @@ def _steps(ctx: Context) -> Iterator[Step]:
     if specs.recovery is not None:
         yield Step("recovery", specs.recovery, 1e4, 0)
     yield Step("report", specs.report, 2e7, 0)
+
+
+def _dense_widths(d: int, u: int) -> dict[str, int]:
+    return {mode: d if mode in WIDTH_MODES else u for mode in CONTROLS}
 
 
 def _pools(ctx: Context) -> float:

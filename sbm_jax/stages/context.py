@@ -90,7 +90,10 @@ def make_specs(config: Config, facts: Facts) -> Specs:
         {"report": config.report.model_dump(), **floor},
         {"rsa": rsa.name, "roi": roi.name, "layers": layers.name, **aligned, **transforms},
     )
-    compared = {"rsa": config.rsa.model_dump(include={"metric", "method"}), "title": config.report.title}
+    compared = {
+        "rsa": config.rsa.model_dump(include={"metric", "method", "bootstrap", "seed"}),
+        "title": config.report.title,
+    }
     rdms = StoreSpec("rdms", 1, compared, {"activations": activations.name})
     return Specs(trials, betas, activations, saes, codes, align, rsa, roi, layers, recovery, report, rdms)
 

@@ -58,6 +58,8 @@ def training_images(ctx: Context) -> float:
 
 
 def encoding_images(ctx: Context) -> float:
-    """Images through the backbone in encoding."""
+    """Images through the backbone in encoding, those that controls are fitted to among them."""
     kept = min((rooms(ctx)[kind] for kind in used_kinds(ctx)), default=0)
-    return ctx.facts.n_images - kept
+    facts, fitted = ctx.facts, {"pca", "random_relu"} & set(ctx.config.encode.modes)
+    seen = min(facts.n_images - facts.n_shared, _STATISTICS_IMAGES) if fitted else 0
+    return facts.n_images - kept + seen * (1 - kept / facts.n_images)

@@ -217,13 +217,19 @@ def _rsa_tables(ctx: Context, summary: dict[str, Any]) -> list[Table]:
             values = [_number(v) for v in scores[mode]]
             best = int(np.nanargmax(values)) if np.isfinite(values).any() else 0
             rows.append(
-                [f"{subject}, {short_roi(roi)}", best, values[best], ceiling.get("lower"), ceiling.get("upper")]
+                [f"{subject}, {short_roi(roi)}", best, values[best], None, ceiling.get("lower"), ceiling.get("upper")]
             )
+        if drawn := record.get("bootstrap"):
+            best = int(np.argmax([row[0] for row in drawn["modes"][mode]]))
+            value, low, high = drawn["modes"][mode][best]
+            bounds = [_number(row[0]) for row in drawn["ceiling"]]
+            rows.append([f"mean, {short_roi(roi)}", best, value, f"{low:.3f} to {high:.3f}", *bounds])
     note = (
         f"{ctx.config.rsa.method} of {ctx.config.rsa.metric} RDMs over {rsa['n_images']} shared images, {MODE_TITLES[mode]}; "
-        "noise ceiling over subjects (the upper bound contains the subject itself)."
+        "noise ceiling over subjects (the upper bound contains the subject itself). Interval: 95 % of bootstrap draws of images "
+        "and subjects."
     )
-    columns = ["subject, ROI", "best layer", "similarity", "ceiling, lower", "ceiling, upper"]
+    columns = ["subject, ROI", "best layer", "similarity", "95 % interval", "ceiling, lower", "ceiling, upper"]
     return [Table("Image RDMs", note, columns, rows, section="rsa")] if rows else []
 
 
@@ -242,7 +248,10 @@ def _curves(ctx: Context, summary: dict[str, Any]) -> list[LayerCurve]:
         title = f"Aligned units of each ROI, {subject}"
         out.append(LayerCurve(title, labels, series, "aligned units (contrast ranking)", section="rois"))
     for roi, record in list(summary["rsa"]["rois"].items())[:4]:
-        series = {s: (_numbers(scores[mode]), None, None) for s, scores in record["subjects"].items()}
+        series: dict[str, Any] = {s: (_numbers(scores[mode]), None, None) for s, scores in record["subjects"].items()}
+        if drawn := record.get("bootstrap"):
+            mean, low, high = (list(values) for values in zip(*drawn["modes"][mode], strict=True))
+            series["mean, 95 % interval"] = (mean, low, high)
         ceiling = record.get("ceiling")
         levels = {"ceiling, lower": ceiling["lower"], "ceiling, upper": ceiling["upper"]} if ceiling else {}
         out.append(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from sbm_jax.brain.dataset import Subject
+from sbm_jax.config import RsaConfig
 from sbm_jax.kernels import rdm
 from sbm_jax.kernels.rdm_compare.api import upper_triangle
 from sbm_jax.kernels.rdm_compare.ceiling import noise_ceiling
@@ -22,6 +23,7 @@ from sbm_jax.stages.inputs import (
     responsive,
     subject_images,
 )
+from sbm_jax.stages.resampled import resampled
 from sbm_jax.store.store import Store
 
 
@@ -33,7 +35,9 @@ def run(ctx: Context) -> Store:
 
 
 def _image_rsa(ctx: Context) -> dict[str, Any]:
-    """Per ROI and subject the RDM of responsive voxels over the shared images that all subjects saw."""
+    """Per ROI and subject the RDM of responsive voxels over the shared images that all subjects saw, against every mode and
+    layer; `bootstrap` holds the mean over subjects and the ends of its interval per mode and layer, and of the ceiling's bounds.
+    """
     config, hooks, modes = ctx.config.rsa, ctx.facts.hooks, ctx.config.encode.modes
     codes, saes = ctx.open(ctx.specs.codes), ctx.open(ctx.specs.saes)
     betas = {s.name: ctx.open(ctx.specs.betas[s.name]) for s in ctx.subjects}
@@ -53,20 +57,39 @@ def _image_rsa(ctx: Context) -> dict[str, Any]:
                 model[mode, hook] = prepare_rdm(rdm(features, config.metric), config.method)
                 task.advance()
     out: dict[str, Any] = {}
-    for roi, by_subject in rois.items():
-        record: dict[str, Any] = {"subjects": {}}
-        if len(by_subject) > 1:
-            rdms = np.stack(list(by_subject.values()))
-            # A constant pattern in one subject has no correlation distances; the ceiling is over pairs that all have.
-            lower, upper = noise_ceiling(rdms, config.method, np.all(np.isfinite(rdms), axis=0))
-            record["ceiling"] = {"lower": lower, "upper": upper}
-        for name, vector in by_subject.items():
-            brain = prepare_rdm(vector, config.method)
-            record["subjects"][name] = {
-                mode: [compare_prepared(model[mode, hook], brain) for hook in hooks] for mode in modes
-            }
-        out[roi] = record
+    models = np.stack([prepared.values for prepared in model.values()])
+    with progress("rsa", len(rois), "ROIs") as task:
+        for roi, by_subject in rois.items():
+            out[roi] = _compared(by_subject, model, models, config)
+            task.advance()
     return {"n_images": len(common), "rois": out, "too_small": too_small}
+
+
+def _compared(
+    by_subject: dict[str, np.ndarray],
+    model: dict[tuple[str, str], PreparedRdm],
+    models_mp: np.ndarray,
+    config: RsaConfig,
+) -> dict[str, Any]:
+    """One ROI against every mode and layer: `subjects`, `ceiling` for several, `bootstrap` where there are draws."""
+    rdms = np.stack(list(by_subject.values()))
+    record: dict[str, Any] = {"subjects": {}}
+    if len(rdms) > 1:
+        # A constant pattern in one subject has no correlation distances; the ceiling is over pairs that all have.
+        lower, upper = noise_ceiling(rdms, config.method, np.all(np.isfinite(rdms), axis=0))
+        record["ceiling"] = {"lower": lower, "upper": upper}
+    for name, vector in by_subject.items():
+        brain = prepare_rdm(vector, config.method)
+        scores: dict[str, list[float]] = {mode: [] for mode, _ in model}
+        for (mode, _), prepared in model.items():
+            scores[mode].append(compare_prepared(prepared, brain))
+        record["subjects"][name] = scores
+    if drawn := resampled(models_mp, rdms, config):
+        by_mode: dict[str, list[list[float]]] = {mode: [] for mode, _ in model}
+        for (mode, _), row in zip(model, drawn.scores.tolist(), strict=True):
+            by_mode[mode].append(row)
+        record["bootstrap"] = {"n_images": drawn.n_images, "modes": by_mode, "ceiling": drawn.ceiling.tolist()}
+    return record
 
 
 def _roi_rdms(
