@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import gemm_rate, median, save
-from sae_peers_data import synthetic
+
+from sbm_jax.bench.common import gemm_rate, median, save
+from sbm_jax.bench.sae_peers_data import synthetic
 
 HERE = Path(__file__).parent
 OURS = {"ours": "cores", "ours, one device": "one"}

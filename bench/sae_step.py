@@ -5,6 +5,7 @@ One device with all cores. The parts run in programs of their own, so their sum 
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -12,8 +13,8 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import gemm_rate, median, save
 
+from sbm_jax.bench.common import gemm_rate, median, save
 from sbm_jax.config import TrainConfig
 from sbm_jax.kernels.select import top_k
 from sbm_jax.kernels.topk_autoencode import xla
@@ -76,7 +77,8 @@ def parts(d: int, u: int) -> dict[str, Callable[[], Any]]:
     }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
     jax.config.update("jax_num_cpu_devices", 1)
     ceiling = gemm_rate()
     table: list[dict[str, Any]] = []

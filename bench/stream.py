@@ -5,14 +5,15 @@ Batches are taken as fast as they come, so this is what the reader could feed; `
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import copy_rate, median, save
 
+from sbm_jax.bench.common import copy_rate, median, save
 from sbm_jax.sae.stream import TokenStream, batches
 from sbm_jax.store.spec import StoreSpec
 from sbm_jax.store.store import Store, StoreWriter
@@ -51,12 +52,18 @@ def rate(store: Store, width: int, layers: int, images: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    rows = []
-    for case in CASES:
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, help="in every store, at least 21, the tokens of one batch")
+    options = parser.parse_args(argv)
+    rows, ceiling = [], copy_rate()
+    for width, layers, images in CASES:
+        case = width, layers, options.images or images
         with tempfile.TemporaryDirectory() as folder:
             rows.append(rate(make(Path(folder) / "acts", *case), *case))
-    save("stream", {"copy_bytes_per_s": copy_rate(), "rows": rows})
+    for row in rows:
+        row["of_copy_rate"] = row["megabytes_per_s"] * 1e6 / ceiling
+    save("stream", {"copy_bytes_per_s": ceiling, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from sbm_jax import __version__
+from sbm_jax.cli.bench import bench
 from sbm_jax.cli.data import data
 from sbm_jax.cli.options import make_context, run_options
 from sbm_jax.cli.sae import sae
@@ -121,6 +122,7 @@ for _name, _text in _STAGES.items():
 
 cli.add_command(data)
 cli.add_command(sae)
+cli.add_command(bench)
 
 
 @cli.group()
