@@ -48,7 +48,13 @@ def _metrics(summary: dict[str, Any]) -> Table:
         Column("downstream", "together", help=_DOWNSTREAM),
         "training loss",
     ]
-    note = "On tokens of the shared images, which were not trained on. "
+    data = summary["dataset"]
+    kept = 0 < data["shared"] < data["images"]
+    note = (
+        "On tokens of the shared images, which were not trained on. "
+        if kept
+        else "On the tokens trained on: no image was kept apart. "
+    )
     return Table("Autoencoders", note + _fidelity_note(facts), columns, rows, section="layers")
 
 
