@@ -185,6 +185,31 @@ def test_noise_scores_nothing_and_selection_in_sample_does(seed):
     assert out["shuffled_held_out"].shape == (1, 300) and np.isnan(out["shuffled_held_out"]).all()
 
 
+def test_p_belong_to_the_search_over_all_images():
+    """The null of the dictionary's search: one order of all images for all units, from (seed, n, 0); no held-out control."""
+    dense, y, _ = _small(3)
+    search = Search(9, 2, 12, 2, 2, 19, None, 5, 1 << 26)
+    search.start(np.arange(9), np.ones(9, bool), y)
+    for i, layer in enumerate(dense):
+        search.layer(i, layer)
+    search.finish()
+    out, rng = search.results(), np.random.default_rng([5, 26, 0])
+    codes = np.concatenate(list(dense), axis=1)
+
+    def best(order: np.ndarray) -> np.ndarray:
+        a, b = (np.stack([_standard(x.astype(np.float64)) for x in z.T]) for z in (codes[order], y))
+        return np.max(np.where(a.any(axis=1, keepdims=True), a @ b.T, -2.0), axis=0)
+
+    observed = best(np.arange(26))
+    null = np.stack([best((rng.permutation(26), rng.permutation(0))[0]) for _ in range(19)])
+    np.testing.assert_allclose(out["voxel_values"][:, 0], observed, atol=TOLERANCE)
+    np.testing.assert_allclose(out["shuffled_values"], null, atol=TOLERANCE)
+    for found, reference in ((out["p"], null), (out["p_fwe"], null.max(axis=1, keepdims=True))):
+        least, most = ((1 + (reference >= observed + e).sum(axis=0)) / 20 for e in (CLOSE, -CLOSE))
+        assert ((found >= least) & (found <= most)).all()
+    assert out["p"][5] == 0.05
+
+
 @pytest.mark.parametrize("sparse", [False, True])
 def test_a_wired_brain_scores_its_true_correlation(sparse):
     """Voxels that follow one of 200 units with a known correlation, 1,000 images: every fold finds the unit, and the mean
