@@ -150,7 +150,7 @@ def test_the_control_is_the_same_with_images_permuted():
     )
 
 
-@pytest.mark.parametrize("how", [{"blocks": 2}, {"devices": 8}], ids=str)
+@pytest.mark.parametrize("how", [{"devices": 8}, {"blocks": 2, "devices": 8}], ids=str)
 @pytest.mark.parametrize("sparse", [False, True])
 def test_it_does_not_depend_on_how_it_is_cut(sparse, how):
     """Blocks of voxels, eight devices: the same units and, but for rounding, the same scores."""
