@@ -178,6 +178,11 @@ class EncodeConfig(Section):
 class AlignConfig(Section):
     """Codes to voxels."""
 
+    select: Literal["shared", "kfold", "none"] = Field(
+        default="shared",
+        description="shared: unique images select, shared ones score; kfold: all in turn; none: no held-out score",
+    )
+    folds: int = Field(default=5, ge=2, description="parts that the images are dealt into by `seed` (kfold)")
     k_voxel: int = Field(default=5, ge=1, description="best units kept per voxel")
     k_unit: int = Field(default=5, ge=1, description="best voxels kept per unit")
     min_ncsnr: float = Field(default=0.2, ge=0, description="voxels at or above it are called responsive in tables")

@@ -21,6 +21,7 @@ from sbm_jax.sae.objectives import OBJECTIVES, final_codes
 from sbm_jax.sae.stream import Activations, array_name
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.controls import FITTED, Controls, codes, fit
+from sbm_jax.stages.image_sets import autoencoder_sets
 from sbm_jax.store.store import Store, StoreWriter
 
 _SHARD_IMAGES = 256
@@ -45,7 +46,8 @@ def run(ctx: Context) -> Store:
     params = {member: _member(saes, a) for a, member in enumerate(members)}
     u, code = saes.array("b_enc").shape[1], Code(ctx.config.train.objective, ctx.config.train.k)
     tokens, d = acts.array(array_name(hooks[0], "patch")).shape[1:]
-    seen = np.flatnonzero(~ctx.dataset.images.shared) if set(modes) & set(FITTED) else np.empty(0, np.int64)
+    seen, _ = autoencoder_sets(ctx.dataset.images.shared)
+    seen = seen if set(modes) & set(FITTED) else seen[:0]
     controls = fit(acts, hooks, seen, u, ctx.config.encode.seed)
     for mode in modes:
         for hook in hooks:
