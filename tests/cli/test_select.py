@@ -11,6 +11,10 @@ import pytest
 import zarr
 from scipy import stats
 
+from sbm_jax.config import load_config
+from sbm_jax.plan import steps
+from sbm_jax.stages.context import Context
+
 FOLDS = 4
 KFOLD = ("--set", "align.select=kfold", "--set", f"align.folds={FOLDS}")
 
@@ -157,3 +161,16 @@ def test_names_of_stores(tiny, program, tmp_path):
     for kind in ("betas", "train", "encode"):
         assert len({x[kind] for x in (usual, none, four, five)}) == 1
     assert usual["roi"] == four["roi"] != none["roi"]
+
+
+def test_the_dry_run_counts_the_searches_of_the_folds(tiny, tmp_path):
+    """36 unique and 24 shared images, 2 permutations of a quarter of the voxels; each of 4 folds searches three quarters of
+    all images, for the voxels and one permutation.
+    """
+    work = {}
+    for select in ("shared", "none", "kfold"):
+        config = load_config(tiny.config, [f"align.select={select}", "align.folds=4"])
+        work[select] = [step.flops for step in steps(Context(config, tmp_path)) if step.stage == "align"]
+    images = {"shared": 36 * 1.5, "none": 60 * 1.5, "kfold": 60 * 1.5 + 4 * 45 * 1.25}
+    for select, flops in work.items():
+        np.testing.assert_allclose(flops, np.array(work["shared"]) * images[select] / images["shared"])
