@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import gemm_rate, interleaved, median, save
 from scipy.sparse import csr_array
 
+from sbm_jax.bench.common import gemm_rate, interleaved, median, save
 from sbm_jax.kernels import SparseCodes, cosine_topk, prepare_responses
 from sbm_jax.kernels.codes import unit_values
 from sbm_jax.kernels.cosine_topk import bounds, sparse
@@ -176,14 +176,14 @@ def _numpy(codes: SparseCodes, y_nv: np.ndarray) -> np.ndarray:
     return dense_argmax(a_un[:-1], y_nv)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--large", action="store_true", help="9,000 images, 12 layers; dense passes on one layer, 1,500 voxels"
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--voxels", type=int, default=15_000)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     rng, ceiling, u, v, repeats = np.random.default_rng(0), gemm_rate(), 24_576, args.voxels, args.repeats
     if args.large:
         layers = [zipf_codes(rng, 9000, u, 32) for _ in range(12)]

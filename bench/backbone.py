@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import gemm_rate, interleaved, median, samples, save
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -28,6 +27,7 @@ from sbm_jax.backbones import forward, hook_name
 from sbm_jax.backbones.configs import read_spec
 from sbm_jax.backbones.spec import DTYPES, VisionSpec
 from sbm_jax.backbones.tables import build
+from sbm_jax.bench.common import gemm_rate, interleaved, median, samples, save
 from sbm_jax.mesh import make_mesh, use_cpu_cores
 
 SIDE, LAYERS, GEMM = 224, 12, 2048
@@ -94,13 +94,14 @@ def error_of_bf16(batch: int = 2) -> dict[str, float]:
     }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch", type=int, default=256 if jax.default_backend() != "cpu" else 16)
+    parser.add_argument("--batch", type=int, help="256 on an accelerator, 16 on a CPU")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--torch-python", default=sys.executable if importlib.util.find_spec("torch") else None)
-    options = parser.parse_args()
-    batch, repeats = options.batch, options.repeats
+    options = parser.parse_args(argv)
+    use_cpu_cores()
+    batch, repeats = options.batch or (16 if jax.default_backend() == "cpu" else 256), options.repeats
     rates = {"float32": gemm_rate(GEMM, repeats), "bfloat16": bf16_rate(repeats)}
     passes = {dtype: make_pass(dtype, batch) for dtype in DTYPES}
     calls: dict[str, Callable[[], Any]] = {f"sbm_jax {dtype}": run for dtype, (run, _) in passes.items()}
@@ -146,5 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    use_cpu_cores()
     main()

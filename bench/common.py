@@ -17,7 +17,12 @@ import numpy as np
 
 from sbm_jax.provenance import provenance
 
-RESULTS = Path(__file__).parent / "results"
+_folder = {"results": Path(__file__).parent / "results"}
+
+
+def keep_results_in(folder: Path) -> None:
+    """Where `save` writes, instead of bench/results."""
+    _folder["results"] = folder
 
 
 def samples(call: Callable[[], Any], repeats: int = 7) -> list[float]:
@@ -63,7 +68,7 @@ def median(values: list[float]) -> float:
 
 
 def save(name: str, record: dict[str, Any]) -> None:
-    """Write bench/results/<name>-<platform>.json and print the rows."""
+    """Write <name>-<platform>.json, and print the rows and the measured ceilings."""
     machine = {
         "cores": os.cpu_count(),
         "processor": platform.processor() or platform.machine(),
@@ -71,8 +76,16 @@ def save(name: str, record: dict[str, Any]) -> None:
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         **provenance([f"{d.platform}:{d.device_kind}" for d in jax.devices()]),
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}-{jax.devices()[0].platform}.json"
+    _folder["results"].mkdir(parents=True, exist_ok=True)
+    path = _folder["results"] / f"{name}-{jax.devices()[0].platform}.json"
     path.write_text(json.dumps({"machine": machine, **record}, indent=1) + "\n")
-    print(json.dumps(record["rows"], indent=1))
+    for row in record["rows"]:
+        print("; ".join(f"{key} {_shown(value)}" for key, value in row.items() if not isinstance(value, list)))
+    print("; ".join(f"{key} {_shown(value)}" for key, value in record.items() if key != "rows"))
     print(path)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_shown(part)}" for key, part in value.items() if not isinstance(part, list))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -188,7 +188,7 @@ def main() -> None:
         for form in options.formats:
             rows += compare(Path(folder), form, options.sessions, options.memory_mb, options.ways)
     # jax comes in only here: a child's peak memory counts that of the process it was forked from
-    from common import save
+    from sbm_jax.bench.common import save
 
     save("convert", {"memory_mb": options.memory_mb, "trials_per_session": TRIALS, "rows": rows})
 

@@ -17,10 +17,10 @@ from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
-from common import interleaved, median, save
 from PIL import Image
 from transformers import BitImageProcessorPil, CLIPImageProcessorPil
 
+from sbm_jax.bench.common import interleaved, median, save
 from sbm_jax.images import BrickImage, Geometry, open_image, processor, square, square_batches
 from sbm_jax.images.batches import available_cores
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from common import copy_rate, gemm_rate, interleaved, median, save
 
+from sbm_jax.bench.common import copy_rate, gemm_rate, interleaved, median, save
 from sbm_jax.kernels import SparseCodes, cosine_topk, prepare_responses
 from sbm_jax.kernels.cosine_topk.cases import CASES
 from sbm_jax.kernels.cosine_topk.paired import unit_rows

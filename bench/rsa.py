@@ -90,7 +90,7 @@ def _status(key: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--voxels", type=int, default=5000)
@@ -99,12 +99,12 @@ def main() -> None:
     parser.add_argument("--python", help="an interpreter that has rsatoolbox")
     parser.add_argument("--ways", nargs="+", choices=WAYS, help="all that can run if not given")
     parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     shape = (args.images, args.voxels, args.features)
     if args.one:
         print(json.dumps(one(args.one, *shape)))
         return
-    from common import gemm_rate, save
+    from sbm_jax.bench.common import gemm_rate, save
 
     ways = args.ways or [way for way in WAYS if way != "rsatoolbox" or args.python]
     found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}

@@ -14,9 +14,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from common import save
-from sae_peers_data import synthetic
 
+from sbm_jax.bench.common import save
+from sbm_jax.bench.sae_peers_data import synthetic
 from sbm_jax.config import SweepConfig, TrainConfig
 from sbm_jax.mesh import enable_compilation_cache, use_cpu_cores
 from sbm_jax.sae import trainer

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import gemm_rate, median, save
-from sae_peers_data import synthetic
+
+from sbm_jax.bench.common import gemm_rate, median, save
+from sbm_jax.bench.sae_peers_data import synthetic
 
 HERE = Path(__file__).parent
 OURS = {"ours": "cores", "ours, one device": "one"}
@@ -110,13 +111,13 @@ def main() -> None:
     parser.add_argument("--torch", required=True, help="python of an environment with torch")
     parser.add_argument("--engines", nargs="+", default=[*OURS, *TORCH], help="also: compiled")
     parser.add_argument("--chunk", type=int, default=25, help="steps per turn")
-    parser.add_argument("--large", action="store_true", help="also d=768, u=12,288")
+    parser.add_argument("--large", type=int, nargs="?", const=30, help="also d=768, u=12,288, so many steps")
     parser.add_argument("--seeds", type=int, default=1, help="repeat the first case, for the spread of its scores")
     parser.add_argument("--stacked", type=int, default=0, help="also so many of our autoencoders side by side")
     options = parser.parse_args()
     cases = [{"n": 200_000, "d": 192, "u": 4096, "k": 32, "batch": 4096, "n_steps": 300}]
     if options.large:
-        cases.append({"n": 40_000, "d": 768, "u": 12_288, "k": 32, "batch": 4096, "n_steps": 30})
+        cases.append({"n": 40_000, "d": 768, "u": 12_288, "k": 32, "batch": 4096, "n_steps": options.large})
     ceiling = gemm_rate()
     before = os.getloadavg()
     rows = []

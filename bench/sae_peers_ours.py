@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from sae_peers_data import Rows, serve
 
+from sbm_jax.bench.sae_peers_data import Rows, serve
 from sbm_jax.config import TrainConfig
 from sbm_jax.mesh import enable_compilation_cache, training_mesh, use_cpu_cores
 from sbm_jax.sae import auxiliary

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from sbm_jax import __version__
+from sbm_jax.cli.bench import bench
 from sbm_jax.cli.data import data
 from sbm_jax.cli.options import make_context, run_options
 from sbm_jax.cli.sae import sae
@@ -127,6 +128,7 @@ cli.add_command(data)
 cli.add_command(sae)
 cli.add_command(sweep)
 cli.add_command(sweep_job)
+cli.add_command(bench)
 
 
 @cli.group()

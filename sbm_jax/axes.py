@@ -17,19 +17,23 @@
 | f | folds |
 
 So `acts_ntd`, `values_nk` with `units_nk`, `betas_nv`, `values_vk`, `rdm_nn`, `"nu,nv->uv"`.
-A *mode* names a kind of per-image feature: `cls`, `patch_mean`, `patch_max`, `raw`, `random`.
+A *mode* names a kind of per-image feature: those of `MODES`.
 """
 
-MODES = ("cls", "patch_mean", "patch_max", "raw", "random")
+MODES = ("cls", "patch_mean", "patch_max", "raw", "pca", "random", "random_relu")
 MODE_TITLES = {
     "cls": "CLS SAE",
     "patch_mean": "patch SAE (mean)",
     "patch_max": "patch SAE (max)",
     "raw": "raw neurons",
+    "pca": "principal components",
     "random": "random directions",
+    "random_relu": "random ReLU units",
 }
 SAE_MODES = ("cls", "patch_mean", "patch_max")
-TOKEN_KIND = {"cls": "cls", "patch_mean": "patch", "patch_max": "patch", "raw": "patch", "random": "patch"}
+CONTROLS = ("raw", "pca", "random", "random_relu")
+WIDTH_MODES = ("raw", "pca")  # as many units as the backbone is wide; the others as many as a dictionary has
+TOKEN_KIND = {mode: "cls" if mode == "cls" else "patch" for mode in MODES}
 
 
 def hook_name(block: int) -> str:

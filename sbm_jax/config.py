@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sbm_jax.axes import MODES, SAE_MODES
 from sbm_jax.errors import UserError
 
-Mode = Literal["cls", "patch_mean", "patch_max", "raw", "random"]
+Mode = Literal["cls", "patch_mean", "patch_max", "raw", "pca", "random", "random_relu"]
 
 
 class Section(BaseModel):
@@ -178,6 +178,11 @@ class EncodeConfig(Section):
 class AlignConfig(Section):
     """Codes to voxels."""
 
+    select: Literal["shared", "kfold", "none"] = Field(
+        default="shared",
+        description="shared: unique images select, shared ones score; kfold: all in turn; none: no held-out score",
+    )
+    folds: int = Field(default=5, ge=2, description="parts that the images are dealt into by `seed` (kfold)")
     k_voxel: int = Field(default=5, ge=1, description="best units kept per voxel")
     k_unit: int = Field(default=5, ge=1, description="best voxels kept per unit")
     min_ncsnr: float = Field(default=0.2, ge=0, description="voxels at or above it are called responsive in tables")
@@ -192,7 +197,10 @@ class RsaConfig(Section):
     """Representational similarity."""
 
     metric: Literal["correlation", "euclidean", "cosine"] = "correlation"
-    method: Literal["corr", "spearman", "tau-a", "rho-a", "cosine"] = "spearman"
+    method: Literal["corr", "spearman", "tau-a", "rho-a", "cosine", "corr_cov", "cosine_cov"] = "spearman"
+    bootstrap: int = Field(
+        default=200, ge=0, description="draws of images and subjects for the 95 % intervals of RDM comparisons; 0: none"
+    )
     structure_voxels: int = Field(default=1000, ge=3, description="voxels in the voxel-structure score, drawn by seed")
     seed: int = 0
 

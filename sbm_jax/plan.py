@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sbm_jax.axes import SAE_MODES, TOKEN_KIND
+from sbm_jax.axes import CONTROLS, SAE_MODES, TOKEN_KIND, WIDTH_MODES
 from sbm_jax.errors import UserError
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.online import encoding_images, image_bytes, kept_bytes, training_images
@@ -129,31 +129,35 @@ def _steps(ctx: Context) -> Iterator[Step]:
     memory = every * (16 * 2 * d + 8 * train.batch) + _pools(ctx)
     # what follows the hook, half of the blocks on average, for every member, the control, each kind alone and all together
     cases = layers * (1 + grid * (1 + len(sweep.expansion))) * (2 * kinds - 1)
-    cost += min(train.fidelity_images, facts.n_shared) * backbone.flops_per_image(backbone.n_layers) * (1 + cases / 2)
+    cost += min(train.fidelity_images, facts.n_measured) * backbone.flops_per_image(backbone.n_layers) * (1 + cases / 2)
     if online:
         memory, cost = memory + forward, cost + training_images(ctx) * backbone_flops
     yield Step("train", specs.saes, every * (2 * d + 4) * 4, cost, None, memory, min(acts, _drawn(ctx)))
-    width = {"cls": 2 * k, "patch_mean": 2 * min(u, t * k), "patch_max": 2 * min(u, t * k), "raw": d, "random": u}
+    width = {"cls": 2 * k, "patch_mean": 2 * min(u, t * k), "patch_max": 2 * min(u, t * k), **_dense_widths(d, u)}
     codes = {mode: n * layers * width[mode] * 4 for mode in config.encode.modes}
-    tokens = sum({"cls": 1, "patch_mean": t, "patch_max": 0}.get(mode, 0) for mode in config.encode.modes)
+    tokens = sum({"cls": 1, "patch_mean": t, "random_relu": t}.get(mode, 0) for mode in config.encode.modes)
     memory = 4 * kinds * layers * 2 * d * u + 4 * config.encode.batch * t * u
     cost = 2 * n * layers * tokens * d * u
     if online:  # with the images of one shard of codes at hand
         memory, cost = memory + forward + 256 * per_image, cost + encoding_images(ctx) * backbone_flops
     yield Step("encode", specs.codes, sum(codes.values()), cost, None, memory, acts)
     # permutations are searched for responsive voxels alone; how many these are is not known yet, a quarter is assumed
-    searches = 1 + config.align.shuffles / 4
-    units = {mode: d if mode == "raw" else u for mode in config.encode.modes}
+    align = config.align
+    searches = 1 + align.shuffles / 4
+    n_folds = align.folds if align.select == "kfold" else 0
+    units = {mode: d if mode in WIDTH_MODES else u for mode in config.encode.modes}
     for s in facts.subjects:
-        flops = sum(2 * s.n_unique * layers * units[mode] * s.n_voxels * searches for mode in config.encode.modes)
-        per_voxel = 12 * config.align.k_voxel + 12 * layers + 12 * config.align.shuffles
+        # every fold searches once more without its own images, with one permutation beside; a pass costs by its images
+        passes = searches * (s.n_unique if align.select == "shared" else s.n_images)
+        passes += 1.25 * (n_folds - 1) * s.n_images if n_folds else 0
+        flops = sum(2 * passes * layers * units[mode] * s.n_voxels for mode in config.encode.modes)
+        per_voxel = 12 * align.k_voxel + 12 * layers + 12 * align.shuffles + 12 * n_folds
         out = sum(
-            s.n_voxels * (per_voxel + (4 * d if mode in SAE_MODES else 0))
-            + 8 * layers * units[mode] * config.align.k_unit
+            s.n_voxels * (per_voxel + (4 * d if mode in SAE_MODES else 0)) + 8 * layers * units[mode] * align.k_unit
             for mode in config.encode.modes
         )
         share = s.n_images / n
-        memory = max(codes.values()) * share + (config.align.memory_mb << 20)
+        memory = max(codes.values()) * share + (align.memory_mb << 20)
         yield Step("align", specs.align[s.name], out, flops, s.name, memory, sum(codes.values()) * share)
     rdms = facts.n_shared**2 * layers * sum(2 * units[mode] for mode in config.encode.modes)
     memory = 8 * facts.n_shared * (facts.n_shared + u)
@@ -166,9 +170,13 @@ def _steps(ctx: Context) -> Iterator[Step]:
     yield Step("report", specs.report, 2e7, 0)
 
 
+def _dense_widths(d: int, u: int) -> dict[str, int]:
+    return {mode: d if mode in WIDTH_MODES else u for mode in CONTROLS}
+
+
 def _pools(ctx: Context) -> float:
     """Bytes of the pools of mixed tokens: two per token kind, one in use and the next; one where it holds every image."""
-    n, total = ctx.facts.n_images - ctx.facts.n_shared, 0.0
+    n, total = ctx.facts.n_trained, 0.0
     for kind in {TOKEN_KIND[mode] for mode in ctx.config.sae_modes}:
         images = ctx.config.train.pool_tokens / (ctx.facts.backbone.n_patches if kind == "patch" else 1)
         total += min(n, 2 * images) * image_bytes(ctx, kind)

@@ -40,8 +40,9 @@ TINY: dict[str, Any] = {
     "backbone": {"layers": [1, 5]},
     "extract": {"shard_images": 32, "batch": 24},
     "train": {"steps": 12, "batch": 64, "expansion": 2, "k": 4, "checkpoint_every": 4},
+    "encode": {"modes": ["cls", "patch_mean", "patch_max", "raw", "random"]},
     "align": {"k_voxel": 3, "k_unit": 3, "shuffles": 2},
-    "rsa": {"structure_voxels": 100},
+    "rsa": {"structure_voxels": 100, "bootstrap": 40},
     "roi": {"top_units": 10, "exemplars": 5, "stable": 2},
     "report": {"title": "tiny", "units_per_roi": 1, "images_per_unit": 3},
 }

@@ -21,6 +21,7 @@ from sbm_jax.sae.trainer import Trained
 DENSE = 0.01  # a unit that fires on more than 1 % of tokens (saev's definition)
 RARE = 1e-9  # saev calls a unit dead below 1e-7 %; on fewer than 1e9 tokens that is one that never fires
 _READ_IMAGES = 64
+_WEIGHT_BYTES = 2 << 30  # of dictionaries that stay on the device while images are read
 _CODES = 1 << 27  # dense codes at once: 512 MiB of float32
 # Edges of the histograms over units; what lies beyond an end is counted in the last bin there.
 RATE_BINS = np.linspace(-7, 0, 29)  # log10 firing rate, quarter decades
@@ -65,14 +66,20 @@ def held_out_metrics(acts: Activations, stack: Stack, images: np.ndarray, traine
     sums: list[dict[str, np.ndarray]] = [{} for _ in stack.members]
     tokens = [0] * len(stack.members)
     most = max(256, _CODES // trained.params.b_enc.shape[1])
+
+    def on_device(a: int) -> tuple[Norm, Params, jax.Array]:
+        norm = Norm(*(jnp.asarray(x[a : a + 1]) for x in trained.norm))
+        return norm, Params(*(jnp.asarray(x[a]) for x in trained.params[:4])), jnp.asarray(trained.threshold[a])
+
+    size = sum(np.asarray(x)[0].nbytes for x in trained.params[:4])
+    member_arrays = functools.lru_cache(maxsize=max(1, _WEIGHT_BYTES // size))(on_device)
     # Images outermost: activations that are computed when asked for are then computed once.
     for start in range(0, len(images), _READ_IMAGES):
         rows = images[start : start + _READ_IMAGES]
         read = functools.cache(lambda hook, kind, rows=rows: _flat(acts.read(array_name(hook, kind), rows)))
         for a, member in enumerate(stack.members):
-            norm = Norm(*(jnp.asarray(x[a : a + 1]) for x in trained.norm))
-            params = Params(*(jnp.asarray(x[a]) for x in trained.params[:4]))
-            threshold, x = jnp.asarray(trained.threshold[a]), read(member.hook, member.kind)
+            norm, params, threshold = member_arrays(a)
+            x = read(member.hook, member.kind)
             tokens[a] += len(x)
             for first in range(0, len(x), most):
                 block = x[first : first + most]

@@ -14,6 +14,7 @@ from sbm_jax.brain.reliability import noise_ceiling
 from sbm_jax.errors import UserError
 from sbm_jax.progress import log, progress
 from sbm_jax.stages.context import Context
+from sbm_jax.stages.image_sets import image_sets
 from sbm_jax.store.buffer import ShardBuffer
 from sbm_jax.store.store import Store, StoreWriter
 
@@ -35,13 +36,16 @@ def run(ctx: Context, subject: Subject) -> Store:
 
     `betas` [v, n], z-scored and averaged over repeats (NaN: no data); `image_rows` [n], rows of the image table; `shared`
     [n]; `ncsnr` [v], the dataset's own or `ncsnr_estimated` [v]; `noise_ceiling` [v], explainable share of variance of the
-    shared images' averages; `usable` [v], 1 where every image has a value, the voxel varies and is reliable enough.
+    shared images' averages (of all where none is shared); `usable` [v], 1 where every image has a value, the voxel varies
+    and is reliable enough.
     `dropped.json` names the others. Trials that lie in one file per session are first brought into an order in which any
     voxels can be read (`trials`, deleted afterwards unless betas.keep_trials).
-    Raises UserError when no voxel is usable, or too few images are shared or unique.
+    Raises UserError when no voxel is usable, or too few images select or score (see `image_sets`).
     """
     rows = subject.seen()
-    shared = _check_sets(ctx, subject, rows)
+    shared = ctx.dataset.images.shared[rows]
+    image_sets(ctx.config.align, subject.name, shared)  # what cannot be aligned is refused before anything is read
+    scored = shared if shared.any() else np.ones(len(shared), bool)
     memory = ctx.config.betas.memory_mb << 20
     trials = subject if subject.responses.by_voxel else _converted(ctx, subject, memory)
     writer = ctx.writer(ctx.specs.betas[subject.name])
@@ -56,7 +60,7 @@ def run(ctx: Context, subject: Subject) -> Store:
     with progress(f"betas {subject.name}", n_voxels, "voxels", start) as task:
         for block in stream_betas(trials, rows, min(memory, _BLOCK_BYTES), ctx.config.betas.zscore, start):
             betas = block.betas_nv
-            ncsnr, ceiling = _reliability(ctx, subject, block.voxels, block.ncsnr_v, block.counts_nv[shared])
+            ncsnr, ceiling = _reliability(ctx, subject, block.voxels, block.ncsnr_v, block.counts_nv[scored])
             complete = np.isfinite(betas).all(axis=0) & (np.ptp(betas, axis=0) > 0)
             columns = (block.ncsnr_v, ncsnr, ceiling, complete.astype(np.uint8), block.missing_v)
             buffer.add({"betas": np.ascontiguousarray(betas.T), **dict(zip(_PER_VOXEL, columns, strict=True))})
@@ -67,17 +71,6 @@ def run(ctx: Context, subject: Subject) -> Store:
     if trials is not subject and not ctx.config.betas.keep_trials:
         shutil.rmtree(ctx.specs.trials[subject.name].path(ctx.stores))
     return store
-
-
-def _check_sets(ctx: Context, subject: Subject, rows: np.ndarray) -> np.ndarray:
-    shared = ctx.dataset.images.shared[rows]
-    if shared.sum() < 3 or (~shared).sum() < 3:
-        raise UserError(
-            f"{subject.name} saw {int(shared.sum())} shared and {int((~shared).sum())} unique images; at least 3 of each "
-            "are needed to select units on one set and score them on the other. Check which images the dataset shares "
-            "(the `shared` column of images.csv, or data.shared), or hold out a random share of them (data.hold_out: 0.1)."
-        )
-    return shared
 
 
 def _converted(ctx: Context, subject: Subject, memory_bytes: int) -> Subject:

@@ -70,7 +70,9 @@ def make_specs(config: Config, facts: Facts) -> Specs:
         s.name: StoreSpec("betas", 1, {"subject": s.name, **averaging}, {"subject": s.fingerprint})
         for s in facts.subjects
     }
-    align_settings = config.align.model_dump(exclude={"memory_mb"})
+    select = config.align.select
+    unused = {"shared": {"select", "folds"}, "none": {"folds"}, "kfold": set()}[select]
+    align_settings = config.align.model_dump(exclude={"memory_mb", *unused})
     align = {
         name: StoreSpec("align", 2, {"align": align_settings}, {"codes": codes.name, "betas": spec.name})
         for name, spec in betas.items()
@@ -80,7 +82,8 @@ def make_specs(config: Config, facts: Facts) -> Specs:
     by_roi = {"roi": config.roi.model_dump(include={"names", "min_voxels"}), **floor}
     rsa = StoreSpec("rsa", 1, {"rsa": config.rsa.model_dump(), **by_roi}, aligned)
     brains = {name: spec.name for name, spec in betas.items()}
-    roi = StoreSpec("roi", 1, {"roi": config.roi.model_dump(), **floor}, {"codes": codes.name, **brains})
+    unscored = {"select": select} if select == "none" else {}
+    roi = StoreSpec("roi", 1, {"roi": config.roi.model_dump(), **floor, **unscored}, {"codes": codes.name, **brains})
     layers = StoreSpec("layers", 1, by_roi, aligned)
     recovery = StoreSpec("recovery", 1, floor, aligned) if facts.has_truth else None
     transforms = {f"transforms {s.name}": s.transforms for s in facts.subjects if s.transforms}
@@ -90,7 +93,10 @@ def make_specs(config: Config, facts: Facts) -> Specs:
         {"report": config.report.model_dump(), **floor},
         {"rsa": rsa.name, "roi": roi.name, "layers": layers.name, **aligned, **transforms},
     )
-    compared = {"rsa": config.rsa.model_dump(include={"metric", "method"}), "title": config.report.title}
+    compared = {
+        "rsa": config.rsa.model_dump(include={"metric", "method", "bootstrap", "seed"}),
+        "title": config.report.title,
+    }
     rdms = StoreSpec("rdms", 1, compared, {"activations": activations.name})
     return Specs(trials, betas, activations, saes, codes, align, rsa, roi, layers, recovery, report, rdms)
 

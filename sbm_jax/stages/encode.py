@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from sbm_jax.axes import SAE_MODES
+from sbm_jax.axes import CONTROLS, SAE_MODES, WIDTH_MODES
 from sbm_jax.kernels import topk_encode
 from sbm_jax.mesh import make_mesh
 from sbm_jax.progress import progress
@@ -20,6 +20,8 @@ from sbm_jax.sae.model import Norm, Params, normalise
 from sbm_jax.sae.objectives import OBJECTIVES, final_codes
 from sbm_jax.sae.stream import Activations, array_name
 from sbm_jax.stages.context import Context
+from sbm_jax.stages.controls import FITTED, Controls, codes, fit
+from sbm_jax.stages.image_sets import autoencoder_sets
 from sbm_jax.store.store import Store, StoreWriter
 
 _SHARD_IMAGES = 256
@@ -31,8 +33,8 @@ def run(ctx: Context) -> Store:
 
     `cls`, `patch_mean`, `patch_max`: `values` [n, k] with `units` [n, k] (zero values are padding) and `active` [n],
         the number of units that fire on each image. The CLS code, or the patch codes pooled over patches.
-    `raw`: [n, d], the residual stream averaged over patches. `random`: [n, u], as many random unit directions of it as
-        the autoencoders have units.
+    `raw`, `pca` [n, d], `random`, `random_relu` [n, u]: the controls of `controls.py`, fitted where they need it on the images
+        that training may see.
     """
     acts, saes = ctx.activations, ctx.open(ctx.specs.saes)
     # Members of the sweep come behind those of the primary setting, and are not encoded.
@@ -44,7 +46,9 @@ def run(ctx: Context) -> Store:
     params = {member: _member(saes, a) for a, member in enumerate(members)}
     u, code = saes.array("b_enc").shape[1], Code(ctx.config.train.objective, ctx.config.train.k)
     tokens, d = acts.array(array_name(hooks[0], "patch")).shape[1:]
-    directions = _random_directions(d, u, ctx.config.encode.seed)
+    seen, _ = autoencoder_sets(ctx.dataset.images.shared)
+    seen = seen if set(modes) & set(FITTED) else seen[:0]
+    controls = fit(acts, hooks, seen, u, ctx.config.encode.seed)
     for mode in modes:
         for hook in hooks:
             _create(writer, mode, hook, n, shard, width=_width(mode, tokens, code, u, d))
@@ -53,7 +57,7 @@ def run(ctx: Context) -> Store:
         for block in range(writer.cursor, blocks):
             rows = slice(block * shard, min(n, (block + 1) * shard))
             for hook in hooks:
-                _encode_block(ctx, acts, writer, params, directions, hook, rows, u, code)
+                _encode_block(ctx, acts, writer, params, controls[hook], hook, rows, u, code)
                 task.advance()
             writer.advance(block + 1)
     ctx.forget_activations()
@@ -88,16 +92,13 @@ def _member(saes: Store, a: int) -> Member:
     return Member(norm, params, jnp.asarray(saes.read("threshold", slice(a, a + 1))[0]))
 
 
-def _random_directions(d: int, u: int, seed: int) -> np.ndarray:
-    rows = np.random.default_rng([seed, d, u]).standard_normal((d, u))
-    return (rows / np.linalg.norm(rows, axis=0)).astype(np.float32)
-
-
 def _width(mode: str, tokens: int, code: Code, u: int, d: int) -> int:
     """Columns of a mode's array: the most units that can be active on one image (chunks of zeros take no space)."""
     per_token = u if code.any_number else code.k
     pooled = min(u, tokens * per_token)
-    return {"cls": per_token, "patch_mean": pooled, "patch_max": pooled, "raw": d, "random": u}[mode]
+    if mode in CONTROLS:
+        return d if mode in WIDTH_MODES else u
+    return per_token if mode == "cls" else pooled
 
 
 def _create(writer: StoreWriter, mode: str, hook: str, n: int, shard: int, width: int) -> None:
@@ -117,7 +118,7 @@ def _encode_block(
     acts: Activations,
     writer: StoreWriter,
     params: dict[tuple[str, str], Member],
-    directions: np.ndarray,
+    controls: Controls,
     hook: str,
     rows: slice,
     u: int,
@@ -140,10 +141,9 @@ def _encode_block(
     if set(modes) - {"cls"}:
         x = acts.read(array_name(hook, "patch"), rows)
         raw = x.astype(np.float32).mean(axis=1)
-        if "raw" in modes:
-            writer.write(f"raw/{hook}", start, raw)
-        if "random" in modes:
-            writer.write(f"random/{hook}", start, raw @ directions)
+        for mode in CONTROLS:
+            if mode in modes:
+                writer.write(f"{mode}/{hook}", start, codes(mode, controls, x, raw, mesh, step))
         wanted = tuple(mode for mode in ("patch_mean", "patch_max") if mode in modes)
         if wanted:
             pool = pooled_codes(mesh, code, u, wanted)

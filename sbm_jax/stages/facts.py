@@ -56,6 +56,16 @@ class Facts:
     dataset: Dataset | None = None
 
     @property
+    def n_trained(self) -> int:
+        """Images that autoencoders are trained on: those that are not shared; all where none is, or every one."""
+        return self.n_images - self.n_shared or self.n_images
+
+    @property
+    def n_measured(self) -> int:
+        """Images that autoencoders are measured on: the shared ones, or all as above."""
+        return self.n_shared or self.n_images
+
+    @property
     def width(self) -> int:
         """Channels at the hooks."""
         return self.backbone.hook_shape(self.hooks[0])[1]

@@ -29,6 +29,7 @@ from sbm_jax.sae.stack import Point, Stack
 from sbm_jax.sae.trainer import Trained
 from sbm_jax.stages.answers import Answers, Reference, loss_recovered
 from sbm_jax.stages.context import Context
+from sbm_jax.stages.image_sets import autoencoder_sets
 from sbm_jax.stages.pictures import geometry_of
 from sbm_jax.stages.readouts import categories_of, readout_of
 
@@ -68,7 +69,7 @@ def fidelity(
     the same comparison with nothing replaced, the backbone run block by block as in every case.
     """
     images = ctx.dataset.images
-    rows = spread(np.flatnonzero(images.shared), ctx.config.train.fidelity_images)
+    rows = spread(autoencoder_sets(images.shared)[1], ctx.config.train.fidelity_images)
     facts = ctx.facts.backbone
     backbone = load_backbone(facts.path, facts.image_size, ctx.config.backbone.dtype)
     mesh = make_mesh({"data": len(ctx.devices)}, ctx.devices)

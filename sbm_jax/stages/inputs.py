@@ -43,18 +43,10 @@ def dense_codes(codes: Codes) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Images:
-    """One subject's images: rows of the image table, and the same split into selection (unique) and held-out (shared)."""
+    """One subject's images: rows of the image table, and which of them are shared (see `image_sets` for their use)."""
 
     rows: np.ndarray
     shared: np.ndarray
-
-    @property
-    def select_rows(self) -> np.ndarray:
-        return self.rows[~self.shared]
-
-    @property
-    def held_out_rows(self) -> np.ndarray:
-        return self.rows[self.shared]
 
 
 def subject_images(betas: Store) -> Images:

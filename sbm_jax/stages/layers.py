@@ -10,7 +10,7 @@ from sbm_jax.store.store import Store
 
 
 def run(ctx: Context) -> Store:
-    """Write per mode and subject: `best_layer` [v] (-1: left out), `depth` [v] (NaN: no positive score), and
+    """Write per mode and subject: `best_layer` [v] (-1: left out), `depth` [v] (NaN: no positive held-out score), and
     `profiles.json`, the mean held-out score per layer over the responsive voxels of each ROI.
 
     depth = sum_l l w_l / sum_l w_l with w_l = max(0, held-out score of the layer's best unit), the centre of mass of the

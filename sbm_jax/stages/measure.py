@@ -13,6 +13,7 @@ from sbm_jax.sae.stack import Stack
 from sbm_jax.sae.trainer import Trained
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.fidelity import fidelity
+from sbm_jax.stages.image_sets import autoencoder_sets
 
 
 def measure(
@@ -20,14 +21,15 @@ def measure(
 ) -> tuple[dict[str, Any], list[dict[str, np.ndarray]]]:
     """The content of `metrics.json`, and per dictionary size the arrays `rate` and `magnitude` [a, u] (see `sae.metrics`).
 
-    trained: one result per dictionary size, as `trainer.train` gives them. Measured on the shared images alone.
+    trained: one result per dictionary size, as `trainer.train` gives them. Measured on the images of
+    `image_sets.autoencoder_sets`: the shared ones alone where there are some.
     """
-    config, shared = ctx.config.train, np.flatnonzero(ctx.dataset.images.shared)
+    config, (_, measured) = ctx.config.train, autoencoder_sets(ctx.dataset.images.shared)
     members: list[dict[str, Any]] = []
     stability: list[dict[str, Any]] = []
     arrays = []
     for part, result in zip(stack.by_size(), trained, strict=True):
-        records = held_out_metrics(ctx.activations, part, shared, result)
+        records = held_out_metrics(ctx.activations, part, measured, result)
         use = [record.pop("units") for record in records]
         arrays.append({name: np.stack([units[name] for units in use]) for name in ("rate", "magnitude")})
         stability += seed_stability(part, result.params, arrays[-1]["rate"] > 0)

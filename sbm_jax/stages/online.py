@@ -43,9 +43,9 @@ def kept_bytes(ctx: Context) -> int:
 def training_images(ctx: Context) -> float:
     """Images through the backbone in training and its measurement; those seen before only as far as they are not kept."""
     facts, train = ctx.facts, ctx.config.train
-    n = facts.n_images - facts.n_shared
+    n = facts.n_trained
     seen = float(min(n, _STATISTICS_IMAGES))
-    total = seen + facts.n_shared
+    total = seen + facts.n_measured
     kinds = {TOKEN_KIND[mode] for mode in ctx.config.sae_modes}
     for kind in sorted(kinds, reverse=True):  # patch pools are read first
         tokens = facts.backbone.n_patches if kind == "patch" else 1
@@ -58,6 +58,8 @@ def training_images(ctx: Context) -> float:
 
 
 def encoding_images(ctx: Context) -> float:
-    """Images through the backbone in encoding."""
+    """Images through the backbone in encoding, those that controls are fitted to among them."""
     kept = min((rooms(ctx)[kind] for kind in used_kinds(ctx)), default=0)
-    return ctx.facts.n_images - kept
+    facts, fitted = ctx.facts, {"pca", "random_relu"} & set(ctx.config.encode.modes)
+    seen = min(facts.n_trained, _STATISTICS_IMAGES) if fitted else 0
+    return facts.n_images - kept + seen * (1 - kept / facts.n_images)

@@ -12,15 +12,18 @@ from sbm_jax.errors import UserError
 from sbm_jax.kernels import rdm, rdm_compare
 from sbm_jax.kernels.rdm_compare.api import METHODS, upper_triangle
 from sbm_jax.kernels.rdm_compare.ceiling import noise_ceiling
+from sbm_jax.kernels.rdm_compare.whitened import WHITENED
 from sbm_jax.progress import progress
 from sbm_jax.report.data import Cell, LayerCurve, ReportData, Table
 from sbm_jax.report.page import render_page
 from sbm_jax.sae.stream import array_name, read_many
 from sbm_jax.stages.context import Context
+from sbm_jax.stages.resampled import resampled
 from sbm_jax.store.spec import pretty_json
 from sbm_jax.store.store import Store, replace_text
 
 _READ_IMAGES = 256
+ALL_METHODS = (*METHODS, *WHITENED)
 KIND_TITLES = {"cls": "CLS token", "patch_mean": "mean of the patch tokens"}
 
 
@@ -28,7 +31,7 @@ def run(ctx: Context) -> Store:
     """Write `summary.json` and `report.html`.
 
     Every person's RDM is the mean over sessions. `models` and `layers` hold the comparison with every person and its mean,
-    by every method of `rdm_compare`; `ceiling` the lower and upper bound over persons.
+    by every method of `rdm_compare`, and the 95 % `interval` of the mean by `rsa.method`; `ceiling` the lower and upper bound.
     """
     human = ctx.dataset.rdms
     assert human is not None
@@ -38,18 +41,29 @@ def run(ctx: Context) -> Store:
     features = _features(ctx)
     writer = ctx.writer(ctx.specs.rdms)
     layers: dict[str, list[dict[str, Any]]] = {}
+    vectors: list[np.ndarray] = []
     with progress("rdms", sum(map(len, features.values())), "RDMs") as task:
         for kind, by_hook in features.items():
             layers[kind] = []
             for x_nd in by_hook:
-                layers[kind].append(compare(upper_triangle(rdm(x_nd, ctx.config.rsa.metric)), people))
+                vectors.append(upper_triangle(rdm(x_nd, ctx.config.rsa.metric)))
+                layers[kind].append(compare(vectors[-1], people))
                 task.advance()
+    models = {name: compare(vector, people) for name, vector in human.models.items()}
+    drawn = resampled(np.stack([*human.models.values(), *vectors]), np.stack(list(people.values())), ctx.config.rsa)
+    if drawn:
+        # In the order of `vectors`: the models, then the layers of each kind.
+        for record, row in zip(
+            [*models.values(), *(r for rs in layers.values() for r in rs)], drawn.scores, strict=True
+        ):
+            record["interval"] = row[1:].tolist()
     summary = {
         "dataset": {"name": ctx.dataset.name, "region": human.region, "people": list(people)},
         "backbone": {"family": ctx.facts.backbone.family, "layers": list(ctx.facts.layer_labels)},
         "metric": ctx.config.rsa.metric,
         "ceiling": ceilings(people),
-        "models": {name: compare(vector, people) for name, vector in human.models.items()},
+        "ceiling_intervals": drawn.ceiling[:, 1:].tolist() if drawn else None,
+        "models": models,
         "layers": layers,
     }
     replace_text(writer.path / "summary.json", pretty_json(summary))
@@ -74,7 +88,7 @@ def _features(ctx: Context) -> dict[str, list[np.ndarray]]:
 def compare(model: np.ndarray, people: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
     """By method: similarity of a condensed RDM to every person's, and their `mean`."""
     out = {}
-    for method in METHODS:
+    for method in ALL_METHODS:
         scores = {name: rdm_compare(model, vector, method) for name, vector in people.items()}
         out[method] = {"mean": float(np.mean(list(scores.values()))), **scores}
     return out
@@ -83,24 +97,32 @@ def compare(model: np.ndarray, people: Mapping[str, np.ndarray]) -> dict[str, di
 def ceilings(people: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
     """By method: lower and upper noise ceiling over people."""
     stacked = np.stack(list(people.values()))
-    return {method: dict(zip(("lower", "upper"), noise_ceiling(stacked, method), strict=True)) for method in METHODS}
+    return {
+        method: dict(zip(("lower", "upper"), noise_ceiling(stacked, method), strict=True)) for method in ALL_METHODS
+    }
 
 
 def lines(summary: Mapping[str, Any], method: str) -> list[str]:
     """The table that ends a run."""
     ceiling = summary["ceiling"][method]
     out = ["", f"{method} with {summary['dataset']['region']} of {len(summary['dataset']['people'])} people"]
-    out += [f"  {name:32s}{score:8.3f}" for name, score in _ranking(summary, method)]
-    return [*out, f"  noise ceiling{'':19s}{ceiling['lower']:8.3f} to {ceiling['upper']:.3f}"]
+    out += [f"  {name:32s}{score:8.3f}  {_span(interval)}" for name, score, interval in _ranking(summary, method)]
+    out.append(f"  noise ceiling{'':19s}{ceiling['lower']:8.3f} to {ceiling['upper']:.3f}")
+    return [*out, "  [95 % intervals over images and people]"] if summary["ceiling_intervals"] else out
 
 
-def _ranking(summary: Mapping[str, Any], method: str) -> list[tuple[str, float]]:
-    """Models as they come, and the best layer of each kind of feature."""
-    rows = [(name, record[method]["mean"]) for name, record in summary["models"].items()]
+def _span(interval: Sequence[float] | None) -> str:
+    return f"[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+
+
+def _ranking(summary: Mapping[str, Any], method: str) -> list[tuple[str, float, list[float] | None]]:
+    """Models as they come, and the best layer of each kind of feature; with the interval of each."""
+    rows = [(name, record[method]["mean"], record.get("interval")) for name, record in summary["models"].items()]
     for kind, records in summary["layers"].items():
         scores = [record[method]["mean"] for record in records]
         best = int(np.nanargmax(scores))
-        rows.append((f"{KIND_TITLES[kind]}, block {summary['backbone']['layers'][best]}", scores[best]))
+        title = f"{KIND_TITLES[kind]}, block {summary['backbone']['layers'][best]}"
+        rows.append((title, scores[best], records[best].get("interval")))
     return rows
 
 
@@ -120,15 +142,30 @@ def _page(ctx: Context, summary: Mapping[str, Any], human: HumanRdms) -> ReportD
         levels=levels,
     )
     rows: list[list[Cell]] = [
-        [name, *(record[m]["mean"] for m in METHODS)] for name, record in summary["models"].items()
+        [name, *(record[m]["mean"] for m in ALL_METHODS), _span(record.get("interval"))]
+        for name, record in summary["models"].items()
     ]
     for kind, records in summary["layers"].items():
         rows += [
-            [f"{KIND_TITLES[kind]}, block {label}", *(record[m]["mean"] for m in METHODS)]
+            [
+                f"{KIND_TITLES[kind]}, block {label}",
+                *(record[m]["mean"] for m in ALL_METHODS),
+                _span(record.get("interval")),
+            ]
             for label, record in zip(summary["backbone"]["layers"], records, strict=True)
         ]
-    rows += [[f"noise ceiling, {end}", *(summary["ceiling"][m][end] for m in METHODS)] for end in ("lower", "upper")]
-    table = Table("RDM comparison", "mean similarity to people's RDMs", ["model", *METHODS], rows, section="rsa")
+    ends = summary["ceiling_intervals"] or (None, None)
+    rows += [
+        [f"noise ceiling, {end}", *(summary["ceiling"][m][end] for m in ALL_METHODS), _span(interval)]
+        for end, interval in zip(("lower", "upper"), ends, strict=True)
+    ]
+    table = Table(
+        "RDM comparison",
+        "mean similarity to people's RDMs",
+        ["model", *ALL_METHODS, f"95 % interval, {method}"],
+        rows,
+        section="rsa",
+    )
     best = max(_ranking({**summary, "models": {}}, method), key=lambda row: row[1])
     return ReportData(
         title=ctx.config.report.title,

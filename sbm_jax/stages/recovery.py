@@ -10,6 +10,7 @@ from sbm_jax.brain.dataset import Subject
 from sbm_jax.brain.tables import floats, read_table
 from sbm_jax.errors import UserError
 from sbm_jax.stages.context import Context
+from sbm_jax.stages.image_sets import telling
 from sbm_jax.stages.inputs import (
     dense_codes,
     n_units,
@@ -29,9 +30,9 @@ def run(ctx: Context) -> Store:
 
     concepts: for each concept the number of its vertices, the share whose best unit belongs to that concept (`found`),
         and the same for the units that won on permuted images (`shuffled`). A unit's concept is the one whose relative
-        extent in the picture correlates best with the unit's code over the shared images, which selected nothing.
+        extent in the picture correlates best with the unit's code over the shared images (all where none is shared).
     depth: mean best layer (and of the shuffled search) and mean centre-of-mass depth of early and of category vertices.
-    silent: vertices that respond to nothing: mean held-out score, and share above 0.1.
+    silent: vertices that respond to nothing: mean held-out score, and share above 0.1; not there without held-out scores.
     """
     if ctx.specs.recovery is None:
         raise UserError(f"{ctx.facts.root} has no folder `truth`: recovery is for simulated datasets")
@@ -44,10 +45,9 @@ def run(ctx: Context) -> Store:
         record: dict[str, Any] = {}
         for subject in ctx.subjects:
             align, betas = ctx.open(ctx.specs.align[subject.name]), ctx.open(ctx.specs.betas[subject.name])
-            held_out_rows = subject_images(betas).held_out_rows
-            concept_u = np.concatenate(
-                [_unit_concepts(ctx, mode, hook, held_out_rows, extents) for hook in ctx.facts.hooks]
-            )
+            images = subject_images(betas)
+            rows = images.rows[telling(images.shared)]
+            concept_u = np.concatenate([_unit_concepts(ctx, mode, hook, rows, extents) for hook in ctx.facts.hooks])
             best, shuffled = align.read(f"{mode}/voxel_units")[:, 0], align.read(f"{mode}/shuffled_units")
             units_per_layer = align.json("index.json")["units_per_layer"][mode]
             record[subject.name] = _score(
@@ -118,7 +118,7 @@ def _score(
                 "vertices": int(mine.sum()),
                 "best_layer": float(best_layer[mine].mean()),
                 "best_layer_shuffled": float(np.mean([row[mine].mean() for row in shuffled_layers])),
-                "centre_of_mass": float(np.nanmean(depth[mine])),
+                "centre_of_mass": float(np.nanmean(depth[mine])) if np.isfinite(depth[mine]).any() else float("nan"),
                 "held_out": float(np.mean(held_out[mine])),
             }
     silent = (truth["weight"] == 0) & np.isfinite(held_out)

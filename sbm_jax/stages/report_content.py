@@ -23,13 +23,9 @@ from sbm_jax.stages.inputs import relative_extents, short_roi
 from sbm_jax.stages.report_maps import SPACE, SubjectMaps, cortex
 from sbm_jax.stages.report_recovery import recovery_tables
 from sbm_jax.stages.report_saes import sae_plots, sae_tables
+from sbm_jax.stages.report_selection import chosen_on, similarity_text, told_over, warnings
 
 METHODS = (
-    (
-        "Similarity",
-        "Pearson correlation over images between a unit's code and a voxel's response (cosine of mean-centred columns), "
-        "signed. A voxel's best unit is chosen over all layers on the subject's unique images and scored on the shared ones.",
-    ),
     (
         "Responses",
         "Single trials z-scored within session, averaged over repeats. ncsnr and noise ceiling as in NSD. Responsive voxels "
@@ -66,7 +62,7 @@ _FEW = "a dash: align.shuffles is below 19, the fewest permutations that reach .
 def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -> ReportData:
     """The page's content; `maps` per subject."""
     recovery = summary["recovery"]
-    data = summary["dataset"]
+    data, align = summary["dataset"], ctx.config.align
     drawn = {name: found for name, found in maps.items() if found.on_cortex}
     return ReportData(
         title=ctx.config.report.title,
@@ -83,8 +79,8 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -
         curves=_curves(ctx, summary),
         plots=sae_plots(summary),
         exemplars=_exemplars(ctx),
-        recovery=recovery_tables(recovery) if recovery else None,
-        methods=METHODS,
+        recovery=recovery_tables(recovery, chosen_on(align), told_over(data["shared"])) if recovery else None,
+        methods=(("Similarity", similarity_text(align)), *METHODS),
         provenance=_provenance(ctx),
         warnings=_warnings(ctx, summary),
     )
@@ -104,11 +100,13 @@ def _cortex_notes(maps: dict[str, SubjectMaps]) -> list[str]:
 def _headline(ctx: Context, summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     mode = ctx.config.report.mode
     rows = [s["modes"][mode] for s in summary["subjects"].values()]
-    held_out = float(np.mean([row["held_out_mean"] for row in rows]))
+    held_out = np.mean([_number(row["held_out_mean"]) for row in rows])
     in_sample = float(np.mean([row["mean"] for row in rows]))
     ceilings = [row["held_out_of_ceiling"] for row in rows if row["held_out_of_ceiling"] is not None]
     out = [
-        ("held-out similarity", f"{held_out:.3f}", f"mean over responsive voxels, {MODE_TITLES[mode]}"),
+        ("held-out similarity", f"{held_out:.3f}", f"mean over responsive voxels, {MODE_TITLES[mode]}")
+        if np.isfinite(held_out)
+        else ("held-out similarity", "none", "no images were kept to score on"),
         ("in-sample similarity", f"{in_sample:.3f}", "same voxels, scored where selected"),
     ]
     if ceilings:
@@ -154,6 +152,9 @@ def _summary_tables(summary: dict[str, Any]) -> list[Table]:
         "shuffled_held_out_mean",
         "structure_held_out_shuffled",
     )
+    if any("fold_agreement" in row for s in summary["subjects"].values() for row in s["modes"].values()):
+        columns.append(Column("same unit", "of folds", help="share of folds whose best unit is that of all images"))
+        keys += ("fold_agreement",)
     return [
         Table(
             f"Alignment, {name}",
@@ -217,24 +218,31 @@ def _rsa_tables(ctx: Context, summary: dict[str, Any]) -> list[Table]:
             values = [_number(v) for v in scores[mode]]
             best = int(np.nanargmax(values)) if np.isfinite(values).any() else 0
             rows.append(
-                [f"{subject}, {short_roi(roi)}", best, values[best], ceiling.get("lower"), ceiling.get("upper")]
+                [f"{subject}, {short_roi(roi)}", best, values[best], None, ceiling.get("lower"), ceiling.get("upper")]
             )
+        if drawn := record.get("bootstrap"):
+            best = int(np.argmax([row[0] for row in drawn["modes"][mode]]))
+            value, low, high = drawn["modes"][mode][best]
+            bounds = [_number(row[0]) for row in drawn["ceiling"]]
+            rows.append([f"mean, {short_roi(roi)}", best, value, f"{low:.3f} to {high:.3f}", *bounds])
     note = (
         f"{ctx.config.rsa.method} of {ctx.config.rsa.metric} RDMs over {rsa['n_images']} shared images, {MODE_TITLES[mode]}; "
-        "noise ceiling over subjects (the upper bound contains the subject itself)."
+        "noise ceiling over subjects (the upper bound contains the subject itself). Interval: 95 % of bootstrap draws of images "
+        "and subjects."
     )
-    columns = ["subject, ROI", "best layer", "similarity", "ceiling, lower", "ceiling, upper"]
+    columns = ["subject, ROI", "best layer", "similarity", "95 % interval", "ceiling, lower", "ceiling, upper"]
     return [Table("Image RDMs", note, columns, rows, section="rsa")] if rows else []
 
 
 def _curves(ctx: Context, summary: dict[str, Any]) -> list[LayerCurve]:
     mode, labels = ctx.config.report.mode, list(ctx.facts.layer_labels)
     out = []
-    for subject, profiles in summary["layers"][mode].items():
+    scored = ctx.config.align.select != "none"
+    for subject, profiles in summary["layers"][mode].items() if scored else ():
         series = {short_roi(roi): (_numbers(record["held_out"]), None, None) for roi, record in profiles.items()}
         title = f"Held-out similarity of each layer's best unit, {subject}"
         out.append(LayerCurve(title, labels, dict(list(series.items())[:8]), "held-out r", note=MODE_TITLES[mode]))
-    for subject, record in summary["subjects"].items():
+    for subject, record in summary["subjects"].items() if scored else ():
         series = {MODE_TITLES[m]: (_numbers(row["layer_held_out"]), None, None) for m, row in record["modes"].items()}
         out.append(LayerCurve(f"Held-out similarity by kind of feature, {subject}", labels, series, "held-out r"))
     for subject, rois in summary["roi"]["alignment"]["modes"].get(mode, {}).items():
@@ -242,7 +250,10 @@ def _curves(ctx: Context, summary: dict[str, Any]) -> list[LayerCurve]:
         title = f"Aligned units of each ROI, {subject}"
         out.append(LayerCurve(title, labels, series, "aligned units (contrast ranking)", section="rois"))
     for roi, record in list(summary["rsa"]["rois"].items())[:4]:
-        series = {s: (_numbers(scores[mode]), None, None) for s, scores in record["subjects"].items()}
+        series: dict[str, Any] = {s: (_numbers(scores[mode]), None, None) for s, scores in record["subjects"].items()}
+        if drawn := record.get("bootstrap"):
+            mean, low, high = (list(values) for values in zip(*drawn["modes"][mode], strict=True))
+            series["mean, 95 % interval"] = (mean, low, high)
         ceiling = record.get("ceiling")
         levels = {"ceiling, lower": ceiling["lower"], "ceiling, upper": ceiling["upper"]} if ceiling else {}
         out.append(
@@ -284,7 +295,9 @@ def _exemplars(ctx: Context) -> list[RoiExemplars]:
         for layer, rank in zip(*np.unravel_index(order, units.shape), strict=True):
             unit = int(units[layer, rank])
             rows = exemplars[layer, unit]
-            text = f"contrast {scores[layer, rank, 0]:.2f} in sample, {scores[layer, rank, 1]:.2f} held out"
+            text = f"contrast {scores[layer, rank, 0]:.2f} in sample"
+            if np.isfinite(scores[layer, rank, 1]):
+                text += f", {scores[layer, rank, 1]:.2f} held out"
             cards.append(
                 UnitCard(
                     ctx.facts.hooks[layer],
@@ -317,7 +330,7 @@ def _provenance(ctx: Context) -> dict[str, Any]:
 
 
 def _warnings(ctx: Context, summary: dict[str, Any]) -> list[str]:
-    out = []
+    out = warnings(ctx.config.align, summary)
     for name, record in summary["subjects"].items():
         dropped = record["voxels"] - record["usable"]
         if dropped:

@@ -16,6 +16,7 @@ from sbm_jax.report.colormaps import category_colours, parse_hex
 from sbm_jax.report.data import CortexData, Hemisphere, MapLayer, RoiAtlas
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import responsive
+from sbm_jax.stages.report_selection import map_note, told_over
 
 SPACE = "fsaverage5"
 
@@ -55,7 +56,9 @@ def subject_maps(ctx: Context, subject: Subject) -> SubjectMaps:
 
 
 def voxel_maps(ctx: Context, subject: Subject) -> list[MapLayer]:
-    """What is shown of one subject with one value per voxel, the held-out score first."""
+    """What is shown of one subject with one value per voxel, the held-out score first. Without held-out scores their map and
+    that of the depth, which is a mean weighted with them, are not there.
+    """
     mode = ctx.config.report.mode
     align, betas = ctx.open(ctx.specs.align[subject.name]), ctx.open(ctx.specs.betas[subject.name])
     layers = ctx.open(ctx.specs.layers)
@@ -75,7 +78,7 @@ def voxel_maps(ctx: Context, subject: Subject) -> list[MapLayer]:
             0,
             top,
             threshold=0.2,
-            note="selected on unique images, scored on shared ones",
+            note=map_note(ctx.config.align),
         ),
         MapLayer(
             "in_sample",
@@ -111,6 +114,8 @@ def voxel_maps(ctx: Context, subject: Subject) -> list[MapLayer]:
             note="responsive voxels",
         ),
     ]
+    if ctx.config.align.select == "none":
+        maps = [layer for layer in maps if layer.name not in ("held_out", "depth")]
     maps += _category_map(ctx, mode, align.read(f"{mode}/voxel_units")[:, 0], alive)
     ncsnr = betas.read("ncsnr")
     if np.isfinite(ncsnr).any():
@@ -129,7 +134,7 @@ def _category_map(ctx: Context, mode: str, units_v: np.ndarray, alive: np.ndarra
     category = np.where(alive & (units_v >= 0), of_unit[units_v], -1)
     values = np.where(category >= 0, category, np.nan)
     colours = list(zip(concepts, category_colours(len(concepts)), strict=True))
-    note = "concept that the best unit follows most over the shared images; responsive voxels"
+    note = f"concept that the best unit follows most over {told_over(ctx.facts.n_shared)}; responsive voxels"
     last = len(concepts) - 1
     return [
         MapLayer("category", "Dictionary category", "", "categorical", values, 0, last, categories=colours, note=note)

@@ -14,8 +14,8 @@ def _ordered(by_mode: dict[str, Any]) -> list[tuple[str, Any]]:
     return [(mode, by_mode[mode]) for mode in MODE_TITLES if mode in by_mode]
 
 
-def recovery_tables(recovery: dict[str, Any]) -> Recovery:
-    """The section of a run on simulated brains, from `recovery.json`."""
+def recovery_tables(recovery: dict[str, Any], chosen_on: str, told_over: str) -> Recovery:
+    """The section of a run on simulated brains, from `recovery.json`; on which images units were chosen, and their concept told."""
     rows = []
     for mode, record in _ordered(recovery["modes"]):
         for concept, part in [*record["all"]["concepts"].items(), ("all categories", record["all"]["category"])]:
@@ -32,8 +32,8 @@ def recovery_tables(recovery: dict[str, Any]) -> Recovery:
     ]
     concepts = Table(
         "Concepts",
-        "Share of a concept's vertices (all subjects) whose best unit, chosen on unique images, follows that concept over the "
-        "shared images; beside it the same for units that won on permuted images.",
+        f"Share of a concept's vertices (all subjects) whose best unit, chosen on {chosen_on}, follows that concept over "
+        f"{told_over}; beside it the same for units that won on permuted images.",
         columns,
         rows,
         section="recovery",

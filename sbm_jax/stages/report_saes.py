@@ -41,14 +41,20 @@ def _metrics(summary: dict[str, Any]) -> Table:
         "explained variance",
         Column("MSE", "normalised"),
         Column("L0", digits=1),
-        Column("dead", help="share of units that never fired on the held-out tokens"),
+        Column("dead", help="share of units that never fired on these tokens"),
         Column("dead", "in training", help=f"silent for the last {summary['dead_tokens']:,} training tokens"),
-        Column("dense", help="share of units that fire on more than 1 % of the held-out tokens"),
+        Column("dense", help="share of units that fire on more than 1 % of these tokens"),
         Column("downstream", "alone", help=_DOWNSTREAM),
         Column("downstream", "together", help=_DOWNSTREAM),
         "training loss",
     ]
-    note = "On tokens of the shared images, which were not trained on. "
+    data = summary["dataset"]
+    kept = 0 < data["shared"] < data["images"]
+    note = (
+        "On tokens of the shared images, which were not trained on. "
+        if kept
+        else "On the tokens trained on: no image was kept apart. "
+    )
     return Table("Autoencoders", note + _fidelity_note(facts), columns, rows, section="layers")
 
 

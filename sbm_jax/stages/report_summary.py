@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sbm_jax.brain.reliability import noise_ceiling
 from sbm_jax.sae.front import fronts
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import responsive
@@ -64,7 +65,7 @@ def subject_summary(ctx: Context, name: str, structure: dict[str, Any]) -> dict[
     align, betas = ctx.open(ctx.specs.align[name]), ctx.open(ctx.specs.betas[name])
     alive = responsive(betas, ctx.config.align.min_ncsnr)
     usable = betas.read("usable").astype(bool)
-    ceiling = np.sqrt(betas.read("noise_ceiling")[alive])
+    ceiling = np.sqrt(_noise_ceiling(ctx, name, betas)[alive])
     modes = align.json("index.json")["modes"]
     return {
         "voxels": len(alive),
@@ -73,8 +74,27 @@ def subject_summary(ctx: Context, name: str, structure: dict[str, Any]) -> dict[
         "min_ncsnr": ctx.config.align.min_ncsnr,
         "median_ncsnr": _median(betas.read("ncsnr")[alive]),
         "median_ceiling": _median(ceiling),
-        "modes": {mode: _mode_summary(align, mode, alive, ceiling, structure[mode]) for mode in modes},
+        "modes": {
+            mode: _mode_summary(align, mode, alive, ceiling, structure[mode])
+            | (_agreement(align, mode, alive) if ctx.config.align.select == "kfold" else {})
+            for mode in modes
+        },
     }
+
+
+def _agreement(align: Store, mode: str, alive: np.ndarray) -> dict[str, float | None]:
+    """`fold_agreement`: mean over voxels of the share of folds whose best unit is that of all images."""
+    same = align.read(f"{mode}/fold_units") == align.read(f"{mode}/voxel_units")[:, 0]
+    return {"fold_agreement": _mean(same[:, alive].astype(float))}
+
+
+def _noise_ceiling(ctx: Context, name: str, betas: Store) -> np.ndarray:
+    """[v] of the images that score: the shared ones, or all. Trials that a voxel misses are not looked at for the latter."""
+    subject, ceiling = ctx.dataset.subject(name), betas.read("noise_ceiling")
+    brought = subject.ncsnr is None and subject.noise_ceiling is not None and ctx.config.betas.ncsnr != "estimated"
+    if ctx.config.align.select == "shared" or brought:
+        return ceiling
+    return noise_ceiling(betas.read("ncsnr"), np.unique(subject.trial_image, return_counts=True)[1])
 
 
 def _mode_summary(

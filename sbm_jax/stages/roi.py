@@ -8,6 +8,7 @@ import numpy as np
 
 from sbm_jax.progress import progress
 from sbm_jax.stages.context import Context
+from sbm_jax.stages.image_sets import fixed_sets, telling
 from sbm_jax.stages.inputs import (
     ROI_CONCEPTS,
     chosen_rois,
@@ -28,9 +29,10 @@ RANKINGS = ("mean", "contrast")
 
 def run(ctx: Context) -> Store:
     """Write, per mode, subject and ROI: `<mode>/<subject>/<roi>/<ranking>_units` [l, k] and `_scores` [l, k, 2] (in
-    sample, held out); per mode `exemplars` [l, u, e], the images that drive each unit most, and `concepts` [l, u], the
-        concept each unit follows most over the shared images; and `alignment.json`, the
-    stable / aligned / rate counts per layer where the ROI is known for a concept that the images are labelled with.
+    sample, held out: NaN where no image is kept for it); per mode `exemplars` [l, u, e], the images that drive each unit
+    most, and `concepts` [l, u], the concept each unit follows most over the shared images (all where none is shared); and
+    `alignment.json`, the stable / aligned / rate counts per layer where the ROI is known for a concept that the images are
+    labelled with.
 
     Rankings: `mean`, the mean over the ROI's responsive voxels of s(l, u, v); `contrast`, that minus the mean over all
     other responsive voxels, which does not favour units that drive everything.
@@ -39,7 +41,7 @@ def run(ctx: Context) -> Store:
     config, hooks = ctx.config.roi, ctx.facts.hooks
     codes, saes = ctx.open(ctx.specs.codes), ctx.open(ctx.specs.saes)
     concepts, extents = relative_extents(ctx.dataset.images.labels)
-    shared = np.flatnonzero(ctx.dataset.images.shared)
+    told = np.flatnonzero(telling(ctx.dataset.images.shared))
     groups = image_groups(extents, ctx.facts.n_images)
     brains = {s.name: _roi_means(ctx, s) for s in ctx.subjects}
     alignment: dict[str, Any] = {}
@@ -55,7 +57,7 @@ def run(ctx: Context) -> Store:
                 dense = dense_codes(read_codes(codes, mode, hook, every, units))
                 exemplars[layer] = _top_images(dense, exemplars.shape[2])
                 if concepts:
-                    of_unit[layer] = unit_concepts(dense[shared], extents[shared])
+                    of_unit[layer] = unit_concepts(dense[told], extents[told])
                 for name, brain in brains.items():
                     scores = {part: unit_columns(dense[rows]).T @ y for part, (rows, y) in brain["parts"].items()}
                     for ranking in RANKINGS:
@@ -67,7 +69,8 @@ def run(ctx: Context) -> Store:
                                 (np.zeros((len(hooks), keep), np.int32), np.zeros((len(hooks), keep, 2), np.float32)),
                             )
                             chosen[layer] = best
-                            values[layer] = np.stack([scores[p_][best, column] for p_ in ("select", "held_out")], 1)
+                            for part, name_ in enumerate(("select", "held_out")):
+                                values[layer, :, part] = scores[name_][best, column] if name_ in scores else np.nan
                 task.advance()
             writer.put(f"{mode}/concepts", of_unit, dimensions=("l", "u"))
             writer.put(f"{mode}/exemplars", exemplars, dimensions=("l", "u", "e"))
@@ -100,7 +103,8 @@ def image_groups(extents_nc: np.ndarray, n: int) -> np.ndarray:
 
 
 def _roi_means(ctx: Context, subject) -> dict[str, Any]:
-    """Mean unit-norm response of each ROI's responsive voxels, [n, rois | contrasts], per image set.
+    """Mean unit-norm response of each ROI's responsive voxels, [n, rois | contrasts], per image set (rankings are not
+    cross-fitted: unique images select and shared ones score).
 
     The mean over voxels of cosines is the product with the mean of the normalised voxels, so U x V is never needed.
     """
@@ -118,12 +122,13 @@ def _roi_means(ctx: Context, subject) -> dict[str, Any]:
     outside = ~inside / np.maximum((~inside).sum(axis=0), 1)
     weights = np.hstack([mean, mean - outside]).astype(np.float32)
     y = read_betas(betas, voxels)
-    parts = {"select": (images.select_rows, ~images.shared), "held_out": (images.held_out_rows, images.shared)}
+    sets = fixed_sets(ctx.config.align, images.shared)
+    parts = {"select": sets.select} | ({} if sets.held_out is None else {"held_out": sets.held_out})
     return {
         "rois": rois,
         "sizes": sizes,
         "too_small": [name for name in names if name not in rois],
-        "parts": {part: (rows, unit_columns(y[mask]) @ weights) for part, (rows, mask) in parts.items()},
+        "parts": {part: (images.rows[mask], unit_columns(y[mask]) @ weights) for part, mask in parts.items()},
     }
 
 

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 
 from sbm_jax.brain.dataset import Subject
+from sbm_jax.config import RsaConfig
 from sbm_jax.kernels import rdm
 from sbm_jax.kernels.rdm_compare.api import upper_triangle
 from sbm_jax.kernels.rdm_compare.ceiling import noise_ceiling
 from sbm_jax.kernels.rdm_compare.prepared import PreparedRdm, compare_prepared, prepare_rdm
 from sbm_jax.progress import progress
 from sbm_jax.stages.context import Context
+from sbm_jax.stages.image_sets import ImageSets, image_sets
 from sbm_jax.stages.inputs import (
     chosen_rois,
     dense_codes,
@@ -22,6 +24,7 @@ from sbm_jax.stages.inputs import (
     responsive,
     subject_images,
 )
+from sbm_jax.stages.resampled import resampled
 from sbm_jax.store.store import Store
 
 
@@ -33,13 +36,16 @@ def run(ctx: Context) -> Store:
 
 
 def _image_rsa(ctx: Context) -> dict[str, Any]:
-    """Per ROI and subject the RDM of responsive voxels over the shared images that all subjects saw."""
+    """Per ROI and subject the RDM of responsive voxels over the shared images that all subjects saw, against every mode and
+    layer; `bootstrap` holds the mean over subjects and the ends of its interval per mode and layer, and of the ceiling's bounds.
+    """
     config, hooks, modes = ctx.config.rsa, ctx.facts.hooks, ctx.config.encode.modes
     codes, saes = ctx.open(ctx.specs.codes), ctx.open(ctx.specs.saes)
     betas = {s.name: ctx.open(ctx.specs.betas[s.name]) for s in ctx.subjects}
     common = None
     for store in betas.values():
-        rows = subject_images(store).held_out_rows
+        images = subject_images(store)
+        rows = images.rows[images.shared]
         common = rows if common is None else np.intersect1d(common, rows)
     if common is None or len(common) < 3:
         return {"n_images": 0 if common is None else len(common), "rois": {}, "too_small": []}
@@ -53,20 +59,39 @@ def _image_rsa(ctx: Context) -> dict[str, Any]:
                 model[mode, hook] = prepare_rdm(rdm(features, config.metric), config.method)
                 task.advance()
     out: dict[str, Any] = {}
-    for roi, by_subject in rois.items():
-        record: dict[str, Any] = {"subjects": {}}
-        if len(by_subject) > 1:
-            rdms = np.stack(list(by_subject.values()))
-            # A constant pattern in one subject has no correlation distances; the ceiling is over pairs that all have.
-            lower, upper = noise_ceiling(rdms, config.method, np.all(np.isfinite(rdms), axis=0))
-            record["ceiling"] = {"lower": lower, "upper": upper}
-        for name, vector in by_subject.items():
-            brain = prepare_rdm(vector, config.method)
-            record["subjects"][name] = {
-                mode: [compare_prepared(model[mode, hook], brain) for hook in hooks] for mode in modes
-            }
-        out[roi] = record
+    models = np.stack([prepared.values for prepared in model.values()])
+    with progress("rsa", len(rois), "ROIs") as task:
+        for roi, by_subject in rois.items():
+            out[roi] = _compared(by_subject, model, models, config)
+            task.advance()
     return {"n_images": len(common), "rois": out, "too_small": too_small}
+
+
+def _compared(
+    by_subject: dict[str, np.ndarray],
+    model: dict[tuple[str, str], PreparedRdm],
+    models_mp: np.ndarray,
+    config: RsaConfig,
+) -> dict[str, Any]:
+    """One ROI against every mode and layer: `subjects`, `ceiling` for several, `bootstrap` where there are draws."""
+    rdms = np.stack(list(by_subject.values()))
+    record: dict[str, Any] = {"subjects": {}}
+    if len(rdms) > 1:
+        # A constant pattern in one subject has no correlation distances; the ceiling is over pairs that all have.
+        lower, upper = noise_ceiling(rdms, config.method, np.all(np.isfinite(rdms), axis=0))
+        record["ceiling"] = {"lower": lower, "upper": upper}
+    for name, vector in by_subject.items():
+        brain = prepare_rdm(vector, config.method)
+        scores: dict[str, list[float]] = {mode: [] for mode, _ in model}
+        for (mode, _), prepared in model.items():
+            scores[mode].append(compare_prepared(prepared, brain))
+        record["subjects"][name] = scores
+    if drawn := resampled(models_mp, rdms, config):
+        by_mode: dict[str, list[list[float]]] = {mode: [] for mode, _ in model}
+        for (mode, _), row in zip(model, drawn.scores.tolist(), strict=True):
+            by_mode[mode].append(row)
+        record["bootstrap"] = {"n_images": drawn.n_images, "modes": by_mode, "ceiling": drawn.ceiling.tolist()}
+    return record
 
 
 def _roi_rdms(
@@ -95,8 +120,9 @@ def _roi_voxels(ctx: Context, subject: Subject, betas: Store, roi: str) -> np.nd
 def _structure(ctx: Context) -> dict[str, Any]:
     """Spearman between two voxel x voxel correlation matrices: of the responses, and of the units assigned to the voxels.
 
-    On the images the units were selected on (`in_sample`) and on the shared ones (`held_out`); `shuffled_*` is the same
-    for the units that won on permuted images. The name keeps RSA for image RDMs; the source calls it RSA score.
+    On the images the units were selected on (`in_sample`) and on the others (`held_out`: the shared ones, or the mean over
+    folds of the score of the fold's own units on its images, or NaN); `shuffled_*` is the same for the units that won on
+    permuted images. The name keeps RSA for image RDMs; the source calls it RSA score.
     """
     config = ctx.config.rsa
     out: dict[str, Any] = {}
@@ -107,22 +133,35 @@ def _structure(ctx: Context) -> dict[str, Any]:
         rng = np.random.default_rng([config.seed, len(voxels)])
         voxels = np.sort(rng.permutation(voxels)[: config.structure_voxels])
         y = read_betas(betas, voxels)
-        parts = {"in_sample": images.select_rows, "held_out": images.held_out_rows}
-        seen = {"in_sample": ~images.shared, "held_out": images.shared}
-        brain = {part: prepare_rdm(rdm(y[mask].T, "correlation"), "spearman") for part, mask in seen.items()}
+        parts = _parts(image_sets(ctx.config.align, subject.name, images.shared))
+        brain = {
+            part: [prepare_rdm(rdm(y[mask].T, "correlation"), "spearman") for mask in masks]
+            for part, masks in parts.items()
+        }
         record: dict[str, Any] = {"n_voxels": len(voxels)}
         for mode in index["modes"]:
-            chosen = {
-                "": align.read(f"{mode}/voxel_units")[voxels, 0],
-                "shuffled_": align.read(f"{mode}/shuffled_units")[0, voxels],
-            }
-            record[mode] = {
-                f"{prefix}{part}": _structure_score(ctx, index, mode, units_v, rows, brain[part])
-                for prefix, units_v in chosen.items()
-                for part, rows in parts.items()
-            }
+            best = align.read(f"{mode}/voxel_units")[voxels, 0], align.read(f"{mode}/shuffled_units")[0, voxels]
+            record[mode] = {}
+            for prefix, units_v in zip(("", "shuffled_"), best, strict=True):
+                for part, masks in parts.items():
+                    chosen = [units_v] * len(masks)
+                    if len(masks) > 1:  # each fold its own
+                        chosen = list(align.read(f"{mode}/{prefix}fold_units")[:, voxels])
+                    scores = [
+                        _structure_score(ctx, index, mode, units, images.rows[mask], target)
+                        for units, mask, target in zip(chosen, masks, brain[part], strict=True)
+                    ]
+                    known = [score for score in scores if np.isfinite(score)]
+                    record[mode][f"{prefix}{part}"] = float(np.mean(known)) if known else float("nan")
         out[subject.name] = record
     return out
+
+
+def _parts(sets: ImageSets) -> dict[str, list[np.ndarray]]:
+    """bool [n] masks over a subject's images: of the one set that selected; of the set, the folds, or nothing that scores."""
+    if sets.folds is not None:
+        return {"in_sample": [sets.select], "held_out": [sets.folds == f for f in range(sets.folds.max() + 1)]}
+    return {"in_sample": [sets.select], "held_out": [] if sets.held_out is None else [sets.held_out]}
 
 
 def _structure_score(

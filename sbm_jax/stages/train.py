@@ -11,6 +11,7 @@ from sbm_jax.sae import trainer
 from sbm_jax.sae.stack import Stack, points
 from sbm_jax.sae.trainer import train
 from sbm_jax.stages.context import Context
+from sbm_jax.stages.image_sets import autoencoder_sets
 from sbm_jax.stages.measure import measure
 from sbm_jax.store.store import Store
 
@@ -39,12 +40,13 @@ def run(ctx: Context) -> Store | None:
     of the primary setting, which later stages use; the sweep's follow. Further dictionary sizes lie in `expansion<size>/`.
 
     Trained on images that are not shared, measured on the shared ones (`metrics.json`), so that nothing about the
-    held-out images is learned. With several processes all train, and the first one writes.
+    held-out images is learned; on all and measured on all where no image is shared, or every one. With several processes
+    all train, and the first one writes.
     """
     stack, config = stack_of(ctx), ctx.config.train
     checkpoints = ctx.out / "checkpoints" / ctx.specs.saes.name
-    unseen = np.flatnonzero(~ctx.dataset.images.shared)
-    trained = train(ctx.activations, stack, unseen, config, ctx.all_devices, checkpoints)
+    images, _ = autoencoder_sets(ctx.dataset.images.shared)
+    trained = train(ctx.activations, stack, images, config, ctx.all_devices, checkpoints)
     if not is_first():
         return None
     metrics, use = measure(ctx, stack, trained)

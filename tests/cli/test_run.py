@@ -216,7 +216,7 @@ def test_commands_are_documented(program):
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     text = program("--help").stdout
     names = re.findall(r"^  (\w+) +\w", text[text.index("Commands:") :], re.MULTILINE)
-    assert len(names) == 16
+    assert len(names) == 17
     missing = [name for name in names if not re.search(rf"\b{name}\b", readme)]
     assert not missing
     for line in re.findall(r"^\s*(?:\$ )?sbm-jax (.+)$", readme, re.MULTILINE):

@@ -79,6 +79,27 @@ def test_noise_ceiling(stores, brains):
         assert found[roi]["ceiling"]["upper"] == pytest.approx(upper, abs=1e-4)
 
 
+def test_bootstrap_intervals_are_around_the_means_over_subjects(stores):
+    """The centre of every interval is the comparison without drawing; ceilings are those of the whole data."""
+    found = stores.document("rsa", "rsa.json")["images"]["rois"]
+    inside = total = 0
+    for record in found.values():
+        drawn = record["bootstrap"]
+        assert set(drawn["modes"]) == set(MODES)
+        if drawn["n_images"] == 24 and len(record["subjects"]) == 2:
+            np.testing.assert_allclose(
+                [row[0] for row in drawn["ceiling"]], list(record["ceiling"].values()), atol=1e-4
+            )
+        for mode, layers in drawn["modes"].items():
+            for layer, (mean, low, high) in enumerate(layers):
+                assert -1 <= low < high <= 1
+                inside, total = inside + (low <= mean <= high), total + 1
+                if drawn["n_images"] == 24:
+                    of_subjects = np.mean([scores[mode][layer] for scores in record["subjects"].values()])
+                    assert mean == pytest.approx(of_subjects, abs=2e-3 if mode == "cls" else 1e-4)
+    assert total == len(found) * len(MODES) * len(layers) and inside > 0.8 * total
+
+
 @pytest.mark.parametrize("subject", SUBJECTS)
 @pytest.mark.parametrize("mode", MODES)
 def test_voxel_structure(stores, subject, mode):

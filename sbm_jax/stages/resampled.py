@@ -1,0 +1,53 @@
+"""Bootstrap intervals of RDM comparisons: images, and subjects where there are several, drawn with replacement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sbm_jax.config import RsaConfig
+from sbm_jax.kernels.rdm_compare.bootstrap import bootstrap
+from sbm_jax.kernels.rdm_compare.whitened import n_images, row_sums
+
+LEVEL = 0.95
+_FEWEST = 5  # images; percentiles over draws of fewer say nothing
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """n_images: those whose pairs are there in every RDM. scores [m, 3]: mean over subjects and the ends of its interval;
+    ceiling [2, 3]: lower and upper bound with theirs, NaN for one subject.
+    """
+
+    n_images: int
+    scores: np.ndarray
+    ceiling: np.ndarray
+
+
+def resampled(models_mp: np.ndarray, brains_sp: np.ndarray, config: RsaConfig) -> Resampled | None:
+    """None without draws (`rsa.bootstrap` 0), or with fewer than 5 images that have all their pairs.
+
+    Args: models_mp [m, pairs], brains_sp [s, pairs]: condensed, NaN where a pattern was constant.
+    """
+    observed = ~np.isnan(np.concatenate([models_mp, brains_sp]).sum(axis=0))
+    whole = row_sums(observed[None].astype(np.float64))[0] > 0
+    if not config.bootstrap or whole.sum() < _FEWEST:
+        return None
+    rows, columns = np.triu_indices(n_images(len(observed)), 1)
+    both = whole[rows] & whole[columns]
+    found = bootstrap(
+        models_mp[:, both],
+        brains_sp[None, :, both],
+        config.method,
+        draws=config.bootstrap,
+        subjects=len(brains_sp) > 1,
+        seed=config.seed,
+    )
+    ends = found.interval(LEVEL)
+    bounds = np.concatenate([found.estimate.lower_r, found.estimate.upper_r])
+    return Resampled(
+        int(whole.sum()),
+        np.column_stack([found.estimate.scores_rm[0], ends["scores"][:, 0].T]),
+        np.column_stack([bounds, np.stack([ends["lower"][:, 0], ends["upper"][:, 0]])]),
+    )
