@@ -97,7 +97,8 @@ def _rdm_rows(summary: dict[str, Any], method: str) -> list[Row]:
     for kind, records in summary["layers"].items():
         best = max(range(len(records)), key=lambda i: records[i][method]["mean"])
         for person in summary["dataset"]["people"]:
-            scores = {f"rdm_{name}": values[person] for name, values in records[best].items()}
+            by_person = {name: values for name, values in records[best].items() if isinstance(values, dict)}
+            scores = {f"rdm_{name}": values[person] for name, values in by_person.items()}
             ceiling = {f"ceiling_{end}": value for end, value in summary["ceiling"][method].items()}
             layer = summary["backbone"]["layers"][best]
             rows.append({"subject": person, "mode": kind, "best_layer": layer, **scores, **ceiling})

@@ -43,7 +43,11 @@ def summary(held_out: float = 0.1) -> dict:
 
 def rdm_summary() -> dict:
     def record(a: float, b: float) -> dict:
-        return {"corr": {"mean": (a + b) / 2, "p1": a, "p2": b}, "spearman": {"mean": -(a + b), "p1": -a, "p2": -b}}
+        return {
+            "corr": {"mean": (a + b) / 2, "p1": a, "p2": b},
+            "spearman": {"mean": -(a + b), "p1": -a, "p2": -b},
+            "interval": [a, b],
+        }
 
     return {
         "dataset": {"people": ["p1", "p2"]},
