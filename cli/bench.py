@@ -24,7 +24,11 @@ _HELP = "\n".join(f"  {name:8s} {text}" for name, (_, text) in _BENCHES.items())
 )
 @click.argument("name", type=click.Choice(list(_BENCHES)))
 @click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("bench-results"), show_default=True
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("bench-results"),
+    show_default=True,
+    help="Folder for the JSON.",
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(name: str, out: Path, arguments: tuple[str, ...]) -> None:

@@ -50,11 +50,12 @@ def run(ctx: Context) -> Store:
                 layers[kind].append(compare(vectors[-1], people))
                 task.advance()
     models = {name: compare(vector, people) for name, vector in human.models.items()}
-    drawn = resampled(np.stack([*human.models.values(), *vectors]), np.stack(list(people.values())), ctx.config.rsa)
+    brains = np.stack(list(people.values()))[None]
+    drawn = resampled(np.stack([*human.models.values(), *vectors]), brains, ctx.config.rsa)
     if drawn:
         # In the order of `vectors`: the models, then the layers of each kind.
         for record, row in zip(
-            [*models.values(), *(r for rs in layers.values() for r in rs)], drawn.scores, strict=True
+            [*models.values(), *(r for rs in layers.values() for r in rs)], drawn[0].scores, strict=True
         ):
             record["interval"] = row[1:].tolist()
     summary = {
@@ -62,7 +63,7 @@ def run(ctx: Context) -> Store:
         "backbone": {"family": ctx.facts.backbone.family, "layers": list(ctx.facts.layer_labels)},
         "metric": ctx.config.rsa.metric,
         "ceiling": ceilings(people),
-        "ceiling_intervals": drawn.ceiling[:, 1:].tolist() if drawn else None,
+        "ceiling_intervals": drawn[0].ceiling[:, 1:].tolist() if drawn else None,
         "models": models,
         "layers": layers,
     }

@@ -25,29 +25,34 @@ class Resampled:
     ceiling: np.ndarray
 
 
-def resampled(models_mp: np.ndarray, brains_sp: np.ndarray, config: RsaConfig) -> Resampled | None:
-    """None without draws (`rsa.bootstrap` 0), or with fewer than 5 images that have all their pairs.
+def resampled(models_mp: np.ndarray, brains_rsp: np.ndarray, config: RsaConfig) -> list[Resampled]:
+    """One per ROI, all in one pass over the draws; none without draws (`rsa.bootstrap` 0), or with fewer than 5 images that
+    have all their pairs.
 
-    Args: models_mp [m, pairs], brains_sp [s, pairs]: condensed, NaN where a pattern was constant.
+    Args: models_mp [m, pairs], brains_rsp [r, s, pairs]: condensed, NaN where a pattern was constant.
     """
-    observed = ~np.isnan(np.concatenate([models_mp, brains_sp]).sum(axis=0))
+    observed = ~np.isnan(models_mp.sum(axis=0) + brains_rsp.sum(axis=(0, 1)))
     whole = row_sums(observed[None].astype(np.float64))[0] > 0
     if not config.bootstrap or whole.sum() < _FEWEST:
-        return None
+        return []
     rows, columns = np.triu_indices(n_images(len(observed)), 1)
     both = whole[rows] & whole[columns]
     found = bootstrap(
         models_mp[:, both],
-        brains_sp[None, :, both],
+        brains_rsp[:, :, both],
         config.method,
         draws=config.bootstrap,
-        subjects=len(brains_sp) > 1,
+        subjects=brains_rsp.shape[1] > 1,
         seed=config.seed,
     )
-    ends = found.interval(LEVEL)
-    bounds = np.concatenate([found.estimate.lower_r, found.estimate.upper_r])
-    return Resampled(
-        int(whole.sum()),
-        np.column_stack([found.estimate.scores_rm[0], ends["scores"][:, 0].T]),
-        np.column_stack([bounds, np.stack([ends["lower"][:, 0], ends["upper"][:, 0]])]),
-    )
+    ends, estimate = found.interval(LEVEL), found.estimate
+    bounds = np.stack([estimate.lower_r, estimate.upper_r], axis=1)
+    spans = np.stack([ends["lower"].T, ends["upper"].T], axis=1)
+    return [
+        Resampled(
+            int(whole.sum()),
+            np.column_stack([estimate.scores_rm[r], ends["scores"][:, r].T]),
+            np.column_stack([bounds[r], spans[r]]),
+        )
+        for r in range(len(brains_rsp))
+    ]

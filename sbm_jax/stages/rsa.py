@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from sbm_jax.stages.inputs import (
 )
 from sbm_jax.stages.resampled import resampled
 from sbm_jax.store.store import Store
+
+_ROIS_AT_ONCE = 12  # 8 bytes per pair, ROI and subject: 0.4 GB of the 1,000 images that eight subjects of NSD share
 
 
 def run(ctx: Context) -> Store:
@@ -62,18 +65,30 @@ def _image_rsa(ctx: Context) -> dict[str, Any]:
     models = np.stack([prepared.values for prepared in model.values()])
     with progress("rsa", len(rois), "ROIs") as task:
         for roi, by_subject in rois.items():
-            out[roi] = _compared(by_subject, model, models, config)
+            out[roi] = _compared(by_subject, model, config)
             task.advance()
+    for names in _alike(rois):
+        brains = np.stack([np.stack(list(rois[roi].values())) for roi in names])
+        for roi, drawn in zip(names, resampled(models, brains, config), strict=False):
+            by_mode = dict(zip(modes, drawn.scores.reshape(len(modes), len(hooks), 3).tolist(), strict=True))
+            out[roi]["bootstrap"] = {"n_images": drawn.n_images, "modes": by_mode, "ceiling": drawn.ceiling.tolist()}
     return {"n_images": len(common), "rois": out, "too_small": too_small}
 
 
+def _alike(rois: dict[str, dict[str, np.ndarray]]) -> Iterator[list[str]]:
+    """ROIs of the same subjects, at most `_ROIS_AT_ONCE` together: their draws share what is made of the models."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for roi, by_subject in rois.items():
+        groups.setdefault(tuple(by_subject), []).append(roi)
+    for names in groups.values():
+        for start in range(0, len(names), _ROIS_AT_ONCE):
+            yield names[start : start + _ROIS_AT_ONCE]
+
+
 def _compared(
-    by_subject: dict[str, np.ndarray],
-    model: dict[tuple[str, str], PreparedRdm],
-    models_mp: np.ndarray,
-    config: RsaConfig,
+    by_subject: dict[str, np.ndarray], model: dict[tuple[str, str], PreparedRdm], config: RsaConfig
 ) -> dict[str, Any]:
-    """One ROI against every mode and layer: `subjects`, `ceiling` for several, `bootstrap` where there are draws."""
+    """One ROI against every mode and layer: `subjects`, and `ceiling` for several."""
     rdms = np.stack(list(by_subject.values()))
     record: dict[str, Any] = {"subjects": {}}
     if len(rdms) > 1:
@@ -86,11 +101,6 @@ def _compared(
         for (mode, _), prepared in model.items():
             scores[mode].append(compare_prepared(prepared, brain))
         record["subjects"][name] = scores
-    if drawn := resampled(models_mp, rdms, config):
-        by_mode: dict[str, list[list[float]]] = {mode: [] for mode, _ in model}
-        for (mode, _), row in zip(model, drawn.scores.tolist(), strict=True):
-            by_mode[mode].append(row)
-        record["bootstrap"] = {"n_images": drawn.n_images, "modes": by_mode, "ceiling": drawn.ceiling.tolist()}
     return record
 
 

@@ -21,14 +21,14 @@ def test_images_without_a_pattern_are_left_out(rng):
     for rdms, image in ((models[:1], 4), (brains[1:], 9)):
         rdms[:, (rows == image) | (columns == image)] = np.nan
     config = RsaConfig(bootstrap=30, method="corr", seed=5)
-    found = resampled(models, brains, config)
+    (found,) = resampled(models, brains[None], config)
     keep = np.setdiff1d(np.arange(12), [4, 9])
 
     def smaller(rdms: np.ndarray) -> np.ndarray:
         return np.stack([squareform(squareform(x, checks=False)[np.ix_(keep, keep)], checks=False) for x in rdms])
 
     direct = bootstrap(smaller(models), smaller(brains)[None], "corr", draws=30, seed=5)
-    assert found is not None and found.n_images == 10
+    assert found.n_images == 10
     bound = 100 * np.finfo(float).eps  # sums over the pairs, in whatever order
     np.testing.assert_allclose(found.scores[:, 0], direct.estimate.scores_rm[0], atol=bound)
     ends = np.nanpercentile(direct.scores_brm[:, 0], [2.5, 97.5], axis=0)
@@ -37,13 +37,22 @@ def test_images_without_a_pattern_are_left_out(rng):
 
 
 def test_one_subject_has_scores_and_no_ceiling(rng):
-    found = resampled(vectors(rng, 2, 10), vectors(rng, 1, 10), RsaConfig(bootstrap=20))
-    assert found is not None and np.isfinite(found.scores).all() and np.isnan(found.ceiling).all()
+    (found,) = resampled(vectors(rng, 2, 10), vectors(rng, 1, 10)[None], RsaConfig(bootstrap=20))
+    assert np.isfinite(found.scores).all() and np.isnan(found.ceiling).all()
 
 
 def test_no_draws_and_too_few_images_give_nothing(rng):
-    assert resampled(vectors(rng, 2, 10), vectors(rng, 2, 10), RsaConfig(bootstrap=0)) is None
-    assert resampled(vectors(rng, 2, 4), vectors(rng, 2, 4), RsaConfig()) is None
+    assert resampled(vectors(rng, 2, 10), vectors(rng, 2, 10)[None], RsaConfig(bootstrap=0)) == []
+    assert resampled(vectors(rng, 2, 4), vectors(rng, 2, 4)[None], RsaConfig()) == []
+
+
+def test_rois_in_one_pass_are_rois_alone(rng):
+    models, brains = vectors(rng, 2, 11), np.stack([vectors(rng, 3, 11) for _ in range(2)])
+    together = resampled(models, brains, RsaConfig(bootstrap=25))
+    for found, brain in zip(together, brains, strict=True):
+        (alone,) = resampled(models, brain[None], RsaConfig(bootstrap=25))
+        np.testing.assert_array_equal(found.scores, alone.scores)
+        np.testing.assert_array_equal(found.ceiling, alone.ceiling)
 
 
 @pytest.mark.slow
@@ -62,7 +71,6 @@ def test_intervals_cover_the_similarity_of_the_population():
     hits = 0
     for seed in range(200):
         model, brain = experiment(40)
-        found = resampled(model[None], brain[None], RsaConfig(bootstrap=200, method="corr", seed=seed))
-        assert found is not None
+        (found,) = resampled(model[None], brain[None, None], RsaConfig(bootstrap=200, method="corr", seed=seed))
         hits += found.scores[0, 1] <= truth <= found.scores[0, 2]
     assert 0.90 <= hits / 200 <= 0.995
