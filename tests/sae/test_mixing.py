@@ -1,4 +1,4 @@
-"""How well batches are mixed: every epoch visits each token once, and batches are as good as random draws from their pool."""
+"""Mixing across a store: the place of an image says nothing about when it is seen, in no epoch and for no seed."""
 
 from __future__ import annotations
 
@@ -27,25 +27,6 @@ def epoch(store: Store, number: int, seed: int = 0) -> np.ndarray:
     stream = TokenStream(store, ("block00.resid",), "patch", np.arange(IMAGES), BATCH, POOL, seed)
     count = sum(stream.batches)
     return np.stack([stream.at(number * count + step)[0] for step in range(count)]).astype(int)
-
-
-def test_an_epoch_visits_every_token_once(numbered):
-    seen = epoch(numbered, 0).reshape(-1, 2)
-    numbers = seen[:, 0] * TOKENS + seen[:, 1]
-    assert len(np.unique(numbers)) == len(numbers) == IMAGES * TOKENS // POOL * (POOL // BATCH * BATCH)
-
-
-def test_tokens_of_one_image_meet_as_often_as_in_random_draws_from_a_pool(numbered):
-    """Pairs of one image per batch: b (b - 1) / 2 . (t - 1) / (pool - 1) expected; read in order they would be ten times that.
-
-    60 epochs; the standard error is estimated from batches, 4 of them are exceeded once in 16,000.
-    """
-    batches = np.concatenate([epoch(numbered, e)[..., 0] for e in range(60)])
-    pairs = np.array([(n * (n - 1) // 2).sum() for n in (np.bincount(x, minlength=IMAGES) for x in batches)])
-    expected = BATCH * (BATCH - 1) / 2 * (TOKENS - 1) / (POOL - 1)
-    assert abs(pairs.mean() - expected) < 4 * pairs.std() / np.sqrt(len(pairs))
-    in_order = BATCH // TOKENS * TOKENS * (TOKENS - 1) / 2
-    assert in_order > 7 * expected
 
 
 def test_where_an_image_lies_in_the_store_says_nothing_about_when_it_is_seen(numbered):
