@@ -155,4 +155,4 @@ def test_training_state_is_spread():
     shards = state.params.w_enc.addressable_shards
     assert len({shard.device for shard in shards}) == 8
     assert sorted({shard.index[0].start for shard in shards}) == [0, 1, 2, 3]
-    assert all(shard.data.shape == (1, 4, 16) for shard in shards)  # and half of the channels on each of the pair
+    assert all(shard.data.shape == (1, 8, 8) for shard in shards)  # and half of the 16 units on each of the pair

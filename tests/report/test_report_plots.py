@@ -138,6 +138,7 @@ def summary(members: list[dict[str, Any]], categories: tuple[str, ...] = ("face"
     stable = {"seeds": [0, 1], "mean_matched_cosine": 0.5, "shared": 0.25, "mean_max_cosine": 0.6, "exact": True}
     several = len({m["seed"] for m in members}) > 1
     return {
+        "dataset": {"images": 60, "shared": 24},
         "saes": members,
         "front": fronts(members),
         "stability": [members[0] | stable] if several else [],
