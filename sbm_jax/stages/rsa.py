@@ -67,11 +67,17 @@ def _image_rsa(ctx: Context) -> dict[str, Any]:
         for roi, by_subject in rois.items():
             out[roi] = _compared(by_subject, model, config)
             task.advance()
-    for names in _alike(rois):
-        brains = np.stack([np.stack(list(rois[roi].values())) for roi in names])
-        for roi, drawn in zip(names, resampled(models, brains, config), strict=False):
-            by_mode = dict(zip(modes, drawn.scores.reshape(len(modes), len(hooks), 3).tolist(), strict=True))
-            out[roi]["bootstrap"] = {"n_images": drawn.n_images, "modes": by_mode, "ceiling": drawn.ceiling.tolist()}
+    with progress("rsa bootstrap", len(rois), "ROIs") as task:
+        for names in _alike(rois):
+            brains = np.stack([np.stack(list(rois[roi].values())) for roi in names])
+            for roi, drawn in zip(names, resampled(models, brains, config), strict=False):
+                by_mode = dict(zip(modes, drawn.scores.reshape(len(modes), len(hooks), 3).tolist(), strict=True))
+                out[roi]["bootstrap"] = {
+                    "n_images": drawn.n_images,
+                    "modes": by_mode,
+                    "ceiling": drawn.ceiling.tolist(),
+                }
+            task.advance(len(names))
     return {"n_images": len(common), "rois": out, "too_small": too_small}
 
 
