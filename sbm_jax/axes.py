@@ -32,6 +32,7 @@ MODE_TITLES = {
 }
 SAE_MODES = ("cls", "patch_mean", "patch_max")
 CONTROLS = ("raw", "pca", "random", "random_relu")
+FITTED_MODES = ("pca", "random_relu")  # need statistics of the activations first
 WIDTH_MODES = ("raw", "pca")  # as many units as the backbone is wide; the others as many as a dictionary has
 TOKEN_KIND = {mode: "cls" if mode == "cls" else "patch" for mode in MODES}
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sbm_jax.axes import CONTROLS, SAE_MODES, TOKEN_KIND, WIDTH_MODES
+from sbm_jax.axes import SAE_MODES, TOKEN_KIND, WIDTH_MODES
 from sbm_jax.errors import UserError
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.online import encoding_images, image_bytes, kept_bytes, training_images
@@ -133,7 +133,8 @@ def _steps(ctx: Context) -> Iterator[Step]:
     if online:
         memory, cost = memory + forward, cost + training_images(ctx) * backbone_flops
     yield Step("train", specs.saes, every * (2 * d + 4) * 4, cost, None, memory, min(acts, _drawn(ctx)))
-    width = {"cls": 2 * k, "patch_mean": 2 * min(u, t * k), "patch_max": 2 * min(u, t * k), **_dense_widths(d, u)}
+    units = {mode: d if mode in WIDTH_MODES else u for mode in config.encode.modes}
+    width = {**units, "cls": 2 * k, "patch_mean": 2 * min(u, t * k), "patch_max": 2 * min(u, t * k)}
     codes = {mode: n * layers * width[mode] * 4 for mode in config.encode.modes}
     tokens = sum({"cls": 1, "patch_mean": t, "random_relu": t}.get(mode, 0) for mode in config.encode.modes)
     memory = 4 * kinds * layers * 2 * d * u + 4 * config.encode.batch * t * u
@@ -145,7 +146,6 @@ def _steps(ctx: Context) -> Iterator[Step]:
     align = config.align
     searches = 1 + align.shuffles / 4
     n_folds = align.folds if align.select == "kfold" else 0
-    units = {mode: d if mode in WIDTH_MODES else u for mode in config.encode.modes}
     for s in facts.subjects:
         # every fold searches once more without its own images, with one permutation beside; a pass costs by its images
         passes = searches * (s.n_unique if align.select == "shared" else s.n_images)
@@ -168,10 +168,6 @@ def _steps(ctx: Context) -> Iterator[Step]:
     if specs.recovery is not None:
         yield Step("recovery", specs.recovery, 1e4, 0)
     yield Step("report", specs.report, 2e7, 0)
-
-
-def _dense_widths(d: int, u: int) -> dict[str, int]:
-    return {mode: d if mode in WIDTH_MODES else u for mode in CONTROLS}
 
 
 def _pools(ctx: Context) -> float:

@@ -266,21 +266,29 @@ def policy(style: str, script: str) -> str:
     )
 
 
-@cache
-def _environment() -> Environment:
+def environment_of(name: str, template: str) -> Environment:
+    """Jinja for one page: text from data is escaped, a name that is missing is an error; numbers as all pages show them."""
     environment = Environment(
-        loader=DictLoader({"page.html.j2": asset("page.html.j2")}),
+        loader=DictLoader({name: template}),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"cell": cell_text, "column": column}
+    environment.filters |= {"cell": cell_text}
+    environment.tests |= {"numeric": is_number}
+    environment.globals |= {"plot": plot_svg}
+    return environment
+
+
+@cache
+def _environment() -> Environment:
+    environment = environment_of("page.html.j2", asset("page.html.j2"))
+    environment.filters |= {"column": column}
     environment.tests |= {
-        "numeric": is_number,
         "mapping_like": is_mapping,
         "list_like": is_list,
         "plain_list": is_plain_list,
     }
-    environment.globals |= {"chart": curve_svg, "plot": plot_svg, "long_table": LONG_TABLE}
+    environment.globals |= {"chart": curve_svg, "long_table": LONG_TABLE}
     return environment

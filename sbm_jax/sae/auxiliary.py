@@ -7,19 +7,17 @@ token: |e - e^|^2 / |e|^2; 0 where no unit is dead.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from sbm_jax.sae.model import Params, each, turned
+from sbm_jax.sae.model import Params, each, per_unit, turned
 from sbm_jax.sae.objectives import decoded, largest, pre_activations
 from sbm_jax.sae.over import Over
 
 SHARE = 4  # it looks at a quarter of the tokens: its top-k over dead units is dear
 # Every fourth, not the first quarter: the same tokens however the batch is split over devices.
 _PART = slice(None, None, SHARE)
-_PER_UNIT = {"w_enc", "b_enc", "w_dec", "threshold", "mix"}
 
 
 def auxiliary_loss(
@@ -89,21 +87,12 @@ def _from_all(rows: Params, x_bd: jax.Array, real: jax.Array, over: Over) -> jax
 
 def _taken(params: Params, units: jax.Array) -> Params:
     """Some units of one autoencoder."""
-    return _per_unit(lambda value: value[units], lambda value: value, params)
+    return per_unit(lambda value: value[units], lambda value: value, params)
 
 
 def _added(grads: Params, change: Params, units: jax.Array) -> Params:
     """The gradients with those of some units added; units that stand for nothing bring 0."""
-    return _per_unit(lambda g, c: g.at[units].add(c), jnp.add, grads, change)
-
-
-def _per_unit(function: Callable[..., jax.Array], other: Callable[..., jax.Array], *params: Params) -> Params:
-    """`function` of the arrays with a row per unit, `other` of the rest."""
-    done: dict[str, Any] = {
-        name: None if values[0] is None else (function if name in _PER_UNIT else other)(*values)
-        for name, *values in zip(Params._fields, *params, strict=True)
-    }
-    return Params(**done)
+    return per_unit(lambda g, c: g.at[units].add(c), jnp.add, grads, change)
 
 
 def _count(dead: jax.Array, over: Over) -> jax.Array:

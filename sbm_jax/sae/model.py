@@ -39,6 +39,7 @@ class Params(NamedTuple):
     points: jax.Array | None = None
 
 
+PER_UNIT = {"w_enc", "b_enc", "w_dec", "threshold", "mix"}
 _FIRST_THRESHOLD = 0.001  # of JumpReLU (Rajamanoharan et al. 2024)
 _MIX_SPREAD = 3.0  # so that at the start a row is dominated by a few points, as rows that differ must be
 
@@ -88,6 +89,15 @@ def init_params(seeds: np.ndarray, d: int, u: int, encoder_scale: float) -> Para
         w_dec=w_dec,
         b_dec=jnp.zeros((a, d)),
     )
+
+
+def per_unit(function: Callable[..., jax.Array], other: Callable[..., jax.Array], *params: Params) -> Params:
+    """`function` of the arrays with an entry per unit, `other` of the rest; several parameter sets side by side."""
+    done: dict[str, Any] = {
+        name: None if values[0] is None else (function if name in PER_UNIT else other)(*values)
+        for name, *values in zip(Params._fields, *params, strict=True)
+    }
+    return Params(**done)
 
 
 def turned(params: Params) -> Params:

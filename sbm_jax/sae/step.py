@@ -8,7 +8,6 @@ step gathers the parameters, and gradients come back summed and split. One jitte
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from sbm_jax.config import TrainConfig
 from sbm_jax.sae.auxiliary import with_auxiliary
-from sbm_jax.sae.model import Norm, Params, decoder_rows, each, normalise, turned, unit_rows
+from sbm_jax.sae.model import PER_UNIT, Norm, Params, decoder_rows, each, normalise, per_unit, turned, unit_rows
 from sbm_jax.sae.objectives import OBJECTIVES, Terms
 from sbm_jax.sae.over import ALONE, Over
 
@@ -84,7 +83,7 @@ def init_state(params: Any, config: TrainConfig, n_logs: int) -> TrainState:
 
 
 # Cut along `units`, and again along `data`; other arrays are whole on every device that shares an autoencoder.
-_PER_UNIT = {"w_enc", "b_enc", "w_dec", "threshold", "mix", "silent"}
+_SPLIT = {*PER_UNIT, "silent"}
 
 
 def state_specs(state: TrainState) -> Any:
@@ -92,7 +91,7 @@ def state_specs(state: TrainState) -> Any:
 
     def spec(path: Any, _: Any) -> P:
         name = path[-1].name
-        if name in _PER_UNIT:
+        if name in _SPLIT:
             return P(SAE, (UNITS, DATA))
         return {"step": P(), "losses": P(None, SAE)}.get(name, P(SAE))
 
@@ -108,7 +107,7 @@ def _gathered(params: Params) -> Params:
     """The parameters of the block of units of this device, of which it holds the share of its place along `data`."""
     if jax.lax.axis_size(DATA) == 1:  # XLA would copy them
         return params
-    return _by_name(params, lambda x: jax.lax.all_gather(x, DATA, axis=1, tiled=True), lambda x: x)
+    return per_unit(lambda x: jax.lax.all_gather(x, DATA, axis=1, tiled=True), lambda x: x, params)
 
 
 def _summed(grads: Params) -> Params:
@@ -116,18 +115,11 @@ def _summed(grads: Params) -> Params:
     size = jax.lax.axis_size(DATA)
     if size == 1:
         return grads
-    return _by_name(
-        grads,
+    return per_unit(
         lambda g: jax.lax.psum_scatter(g, DATA, scatter_dimension=1, tiled=True) / size,
         lambda g: jax.lax.pmean(g, DATA),
+        grads,
     )
-
-
-def _by_name(params: Params, split: Callable[..., jax.Array], whole: Callable[..., jax.Array]) -> Params:
-    done: dict[str, Any] = {
-        name: x if x is None else split(x) if name in _PER_UNIT else whole(x) for name, x in params._asdict().items()
-    }
-    return Params(**done)
 
 
 def _clipped(grads: Params, limit: float) -> Any:
@@ -137,8 +129,8 @@ def _clipped(grads: Params, limit: float) -> Any:
         for name, g in grads._asdict().items()
         if g is not None
     }
-    split = sum(value for name, value in square.items() if name in _PER_UNIT)
-    norm = jnp.sqrt(jax.lax.psum(split, (UNITS, DATA)) + sum(v for n, v in square.items() if n not in _PER_UNIT))
+    split = sum(value for name, value in square.items() if name in PER_UNIT)
+    norm = jnp.sqrt(jax.lax.psum(split, (UNITS, DATA)) + sum(v for n, v in square.items() if n not in PER_UNIT))
     scale = limit / jnp.maximum(norm, limit)
     return jax.tree.map(lambda g: g * scale.reshape(-1, *[1] * (g.ndim - 1)), grads)
 

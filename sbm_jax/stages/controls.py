@@ -22,7 +22,6 @@ from jax.sharding import PartitionSpec as P
 
 from sbm_jax.sae.stream import Activations, array_name
 
-FITTED = ("pca", "random_relu")
 FITTING_IMAGES = 4096
 _READ_IMAGES = 256
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from sbm_jax.axes import CONTROLS, SAE_MODES, WIDTH_MODES
+from sbm_jax.axes import CONTROLS, FITTED_MODES, SAE_MODES, WIDTH_MODES
 from sbm_jax.kernels import topk_encode
 from sbm_jax.mesh import make_mesh
 from sbm_jax.progress import progress
@@ -20,7 +20,7 @@ from sbm_jax.sae.model import Norm, Params, normalise
 from sbm_jax.sae.objectives import OBJECTIVES, final_codes
 from sbm_jax.sae.stream import Activations, array_name
 from sbm_jax.stages.context import Context
-from sbm_jax.stages.controls import FITTED, Controls, codes, fit
+from sbm_jax.stages.controls import Controls, codes, fit
 from sbm_jax.stages.image_sets import autoencoder_sets
 from sbm_jax.store.store import Store, StoreWriter
 
@@ -47,7 +47,7 @@ def run(ctx: Context) -> Store:
     u, code = saes.array("b_enc").shape[1], Code(ctx.config.train.objective, ctx.config.train.k)
     tokens, d = acts.array(array_name(hooks[0], "patch")).shape[1:]
     seen, _ = autoencoder_sets(ctx.dataset.images.shared)
-    seen = seen if set(modes) & set(FITTED) else seen[:0]
+    seen = seen if set(modes) & set(FITTED_MODES) else seen[:0]
     controls = fit(acts, hooks, seen, u, ctx.config.encode.seed)
     for mode in modes:
         for hook in hooks:

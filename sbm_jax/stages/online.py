@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sbm_jax.axes import TOKEN_KIND
+from sbm_jax.axes import FITTED_MODES, TOKEN_KIND
 
 if TYPE_CHECKING:
     from sbm_jax.stages.context import Context
@@ -60,6 +60,6 @@ def training_images(ctx: Context) -> float:
 def encoding_images(ctx: Context) -> float:
     """Images through the backbone in encoding, those that controls are fitted to among them."""
     kept = min((rooms(ctx)[kind] for kind in used_kinds(ctx)), default=0)
-    facts, fitted = ctx.facts, {"pca", "random_relu"} & set(ctx.config.encode.modes)
+    facts, fitted = ctx.facts, set(FITTED_MODES) & set(ctx.config.encode.modes)
     seen = min(facts.n_trained, _STATISTICS_IMAGES) if fitted else 0
     return facts.n_images - kept + seen * (1 - kept / facts.n_images)

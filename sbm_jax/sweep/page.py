@@ -7,13 +7,12 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import DictLoader, Environment, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from sbm_jax.axes import MODE_TITLES
 from sbm_jax.report.data import Plot, Trace
-from sbm_jax.report.page import asset, cell_text, is_number, policy
-from sbm_jax.report.plots import plot_svg
+from sbm_jax.report.page import asset, environment_of, policy
 from sbm_jax.sweep.grid import Run, value_text
 from sbm_jax.sweep.plan import Sweep
 from sbm_jax.sweep.table import Row
@@ -130,14 +129,6 @@ def _own(name: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=DictLoader({"sweep.html.j2": _own("sweep.html.j2")}),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"cell": cell_text, "value": value_text}
-    environment.tests |= {"numeric": is_number}
-    environment.globals |= {"plot": plot_svg}
+    environment = environment_of("sweep.html.j2", _own("sweep.html.j2"))
+    environment.filters |= {"value": value_text}
     return environment
