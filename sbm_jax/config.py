@@ -189,7 +189,12 @@ class AlignConfig(Section):
     shuffles: int = Field(
         default=9, ge=1, description="image permutations B of the shuffled control; p is at least 1 / (1 + B)"
     )
-    memory_mb: int = Field(default=512, ge=16, description="budget for blocks in flight")
+    max_shuffles: int = Field(
+        default=0, ge=0, description="go on to so many for voxels that fewer than `stop_after` have reached; 0: do not"
+    )
+    stop_after: int = Field(default=10, ge=1, description="permutations that reach a voxel before it is decided")
+    sign: Literal["signed", "absolute"] = Field(default="signed", description="maximise s, or |s|")
+    memory_mb: int = Field(default=512, ge=16, description="budget for codes, responses and blocks in flight")
     seed: int = 0
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from sbm_jax.axes import SAE_MODES, TOKEN_KIND, WIDTH_MODES
 from sbm_jax.errors import UserError
 from sbm_jax.stages.context import Context
+from sbm_jax.stages.null import KEPT
 from sbm_jax.stages.online import encoding_images, image_bytes, kept_bytes, training_images
 from sbm_jax.store.spec import StoreSpec
 from sbm_jax.store.store import PARTIAL
@@ -143,22 +144,25 @@ def _steps(ctx: Context) -> Iterator[Step]:
         memory, cost = memory + forward + 256 * per_image, cost + encoding_images(ctx) * backbone_flops
     yield Step("encode", specs.codes, sum(codes.values()), cost, None, memory, acts)
     # permutations are searched for responsive voxels alone; how many these are is not known yet, a quarter is assumed
-    align = config.align
-    searches = 1 + align.shuffles / 4
+    align, budget = config.align, config.align.memory_mb << 20
+    searches = (1 + align.shuffles / 4) * (2 if align.sign == "absolute" else 1)
     n_folds = align.folds if align.select == "kfold" else 0
+    # all subjects are searched together: lists of all are in memory, and the first one's step reads the codes of all
+    lists = sum(s.n_voxels for s in facts.subjects) * (13 * (align.k_voxel + layers + KEPT) * (1 + n_folds))
+    lists += len(facts.subjects) * layers * max(units.values()) * 9 * align.k_unit
     for s in facts.subjects:
         # every fold searches once more without its own images, with one permutation beside; a pass costs by its images
         passes = searches * (s.n_unique if align.select == "shared" else s.n_images)
         passes += 1.25 * (n_folds - 1) * s.n_images if n_folds else 0
         flops = sum(2 * passes * layers * units[mode] * s.n_voxels for mode in config.encode.modes)
-        per_voxel = 12 * align.k_voxel + 12 * layers + 12 * align.shuffles + 12 * n_folds
+        per_voxel = 12 * (align.k_voxel + layers + min(align.shuffles, KEPT) + n_folds)
         out = sum(
             s.n_voxels * (per_voxel + (4 * d if mode in SAE_MODES else 0)) + 8 * layers * units[mode] * align.k_unit
             for mode in config.encode.modes
         )
-        share = s.n_images / n
-        memory = max(codes.values()) * share + (align.memory_mb << 20)
-        yield Step("align", specs.align[s.name], out, flops, s.name, memory, sum(codes.values()) * share)
+        reads = sum(codes.values()) if s is facts.subjects[0] else 0
+        memory = min(max(codes.values()), budget / 2) + 2 * budget + lists
+        yield Step("align", specs.align[s.name], out, flops, s.name, memory, reads)
     rdms = facts.n_shared**2 * layers * sum(2 * units[mode] for mode in config.encode.modes)
     memory = 8 * facts.n_shared * (facts.n_shared + u)
     yield Step("rsa", specs.rsa, 1e5, rdms, None, memory, sum(codes.values()) * facts.n_shared / n)

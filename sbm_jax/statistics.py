@@ -34,6 +34,22 @@ def permutation_p(observed_v: np.ndarray, null_bv: np.ndarray, *, tie: float = 0
     return np.where(known, (1 + reached) / (1 + len(null)), np.nan)
 
 
+def sequential_p(reached_v: np.ndarray, stopped_v: np.ndarray, most: int, stop_after: int) -> np.ndarray:
+    """p_v = h / l_v where the h-th permutation that reaches the observation was the l-th, else (1 + b_v) / (1 + B).
+
+    Besag & Clifford (1991): permutations are drawn until h of them reach the observation, at most B; P(p <= alpha) <= alpha
+    under the null as for a fixed number, while unpromising voxels stop early.
+
+    Args: reached_v [v], how many reached (b). stopped_v [v], the number of the permutation that was the h-th (0: none).
+        most: B. stop_after: h, at least 1.
+    Returns float64 [v]. Raises ValueError for a voxel that stopped later than B or reached h without stopping.
+    """
+    reached, stopped = np.asarray(reached_v), np.asarray(stopped_v)
+    if stop_after < 1 or (stopped > most).any() or ((stopped == 0) & (reached >= stop_after)).any():
+        raise ValueError(f"sequential_p: counts do not fit {stop_after} of at most {most} permutations")
+    return np.where(stopped > 0, stop_after / np.maximum(stopped, 1), (1 + reached) / (1 + most))
+
+
 def familywise_p(observed_v: np.ndarray, null_bv: np.ndarray, *, tie: float = 0.0) -> np.ndarray:
     """p_v against the maximum over voxels of each permutation: P(any voxel of an all-null family at or below alpha) <= alpha.
 

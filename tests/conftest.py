@@ -61,7 +61,7 @@ class Program:
         self,
         *words: Any,
         code: int = 0,
-        timeout: float = 150,
+        timeout: float = 400,
         noisy: bool = False,
         largest_file: int | None = None,
         **options: Any,

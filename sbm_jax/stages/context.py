@@ -74,7 +74,7 @@ def make_specs(config: Config, facts: Facts) -> Specs:
     unused = {"shared": {"select", "folds"}, "none": {"folds"}, "kfold": set()}[select]
     align_settings = config.align.model_dump(exclude={"memory_mb", *unused})
     align = {
-        name: StoreSpec("align", 2, {"align": align_settings}, {"codes": codes.name, "betas": spec.name})
+        name: StoreSpec("align", 3, {"align": align_settings}, {"codes": codes.name, "betas": spec.name})
         for name, spec in betas.items()
     }
     aligned = {name: spec.name for name, spec in align.items()}

@@ -25,9 +25,12 @@ def n_units(codes: Store, saes: Store, mode: str, hook: str) -> int:
 
 def read_codes(codes: Store, mode: str, hook: str, rows: np.ndarray, units: int) -> Codes:
     """Codes of some images (rows of the image table) at one layer: SparseCodes or dense [n, u]."""
+    return read_sparse(codes, mode, hook, rows, units) if mode in SAE_MODES else codes.read(f"{mode}/{hook}", rows)
+
+
+def read_sparse(codes: Store, mode: str, hook: str, rows: np.ndarray, units: int) -> SparseCodes:
+    """`read_codes` of a mode of an autoencoder."""
     name = f"{mode}/{hook}"
-    if mode not in SAE_MODES:
-        return codes.read(name, rows)
     widest = int(codes.read(f"{name}/active", rows).max(initial=1))
     values, indices = codes.read(f"{name}/values", rows), codes.read(f"{name}/units", rows)
     # Codes lie at the front of each row except for CLS codes, whose silent slots may be anywhere.

@@ -12,9 +12,10 @@ _FOLDED = "the mean over {folds} folds of the images of what the unit selected o
 
 def similarity_text(config: AlignConfig) -> str:
     """The paragraph on similarity in the methods of the page."""
+    sign = "signed" if config.sign == "signed" else "its absolute value; held out with the sign of the selection"
     text = (
         "Pearson correlation over images between a unit's code and a voxel's response (cosine of mean-centred columns), "
-        "signed. A voxel's best unit is chosen over all layers on "
+        f"{sign}. A voxel's best unit is chosen over all layers on "
     )
     if config.select == "shared":
         return text + "the subject's unique images and scored on the shared ones."

@@ -66,7 +66,7 @@ def subject_summary(ctx: Context, name: str, structure: dict[str, Any]) -> dict[
     alive = responsive(betas, ctx.config.align.min_ncsnr)
     usable = betas.read("usable").astype(bool)
     ceiling = np.sqrt(_noise_ceiling(ctx, name, betas)[alive])
-    modes = align.json("index.json")["modes"]
+    index = align.json("index.json")
     return {
         "voxels": len(alive),
         "usable": int(usable.sum()),
@@ -75,9 +75,9 @@ def subject_summary(ctx: Context, name: str, structure: dict[str, Any]) -> dict[
         "median_ncsnr": _median(betas.read("ncsnr")[alive]),
         "median_ceiling": _median(ceiling),
         "modes": {
-            mode: _mode_summary(align, mode, alive, ceiling, structure[mode])
+            mode: _mode_summary(align, index["permutations"], mode, alive, ceiling, structure[mode])
             | (_agreement(align, mode, alive) if ctx.config.align.select == "kfold" else {})
-            for mode in modes
+            for mode in index["modes"]
         },
     }
 
@@ -98,7 +98,12 @@ def _noise_ceiling(ctx: Context, name: str, betas: Store) -> np.ndarray:
 
 
 def _mode_summary(
-    align: Store, mode: str, alive: np.ndarray, ceiling: np.ndarray, structure: dict[str, Any]
+    align: Store,
+    permutations: dict[str, int],
+    mode: str,
+    alive: np.ndarray,
+    ceiling: np.ndarray,
+    structure: dict[str, Any],
 ) -> dict[str, Any]:
     in_sample = align.read(f"{mode}/voxel_values")[alive, 0]
     held_out = align.read(f"{mode}/held_out")[alive, 0]
@@ -117,8 +122,8 @@ def _mode_summary(
         "held_out_of_ceiling": _mean(held_out / np.where(ceiling > 0, ceiling, np.nan)),
         "structure_held_out": structure["held_out"],
         "structure_held_out_shuffled": structure["shuffled_held_out"],
-        "significant_fdr": significant_share(align.read(f"{mode}/p_fdr")[alive], len(shuffled)),
-        "significant_fwe": significant_share(align.read(f"{mode}/p_fwe")[alive], len(shuffled)),
+        "significant_fdr": significant_share(align.read(f"{mode}/p_fdr")[alive], permutations["most"]),
+        "significant_fwe": significant_share(align.read(f"{mode}/p_fwe")[alive], permutations["all"]),
         "shuffled_mean": _mean(shuffled),
         "shuffled_held_out_mean": _mean(shuffled_held_out),
         "layer_held_out": [_mean(row) for row in layers],

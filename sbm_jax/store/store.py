@@ -90,6 +90,8 @@ class StoreWriter:
             chunk_columns=chunk_columns,
         )
         self._arrays[name] = arrays.create_array(spec)
+        for parent in list(Path(name).parents)[:-1]:
+            arrays.write_group(self.path / parent, {})
         self._shard_rows[name] = rows
 
     def write(self, name: str, start: int, block: np.ndarray) -> None:
@@ -133,9 +135,6 @@ class StoreWriter:
 
     def commit(self) -> Store:
         """Write the group metadata and the manifest, and give the folder its final name."""
-        for name in self._arrays:
-            for parent in list(Path(name).parents)[:-1]:
-                arrays.write_group(self.path / parent, {})
         arrays.write_group(self.path, {"spec": self.spec.as_json()})
         with arrays.guarded(f"finishing {self.path}"):
             (self.path / "cursor.json").unlink(missing_ok=True)

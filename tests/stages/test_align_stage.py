@@ -9,8 +9,10 @@ from scipy import stats
 
 from sbm_jax.kernels import SparseCodes
 from sbm_jax.mesh import make_mesh
-from sbm_jax.stages.align import Search
+from sbm_jax.stages.null import Null
+from sbm_jax.stages.ranking import Engine
 from sbm_jax.stages.report_summary import significant_share
+from sbm_jax.stages.search import Search
 
 MODES = ("cls", "patch_mean", "patch_max", "raw", "random")
 TOLERANCE = 2e-6  # float32 sums over 36 images
@@ -99,8 +101,8 @@ def test_shuffled_control(stores, mode, subject, correlation):
     assert values.shape[0] == 2
     assert (units[:, ~alive] == -1).all() and np.isnan(values[:, ~alive]).all() and np.isnan(scores[:, ~alive]).all()
     (select, y_select), (held_out, y_held_out) = brain.part("select"), brain.part("held_out")
-    rng = np.random.default_rng([0, len(select), len(held_out)])
     for b in range(2):
+        rng = np.random.default_rng([0, len(select), len(held_out), b])
         orders = rng.permutation(len(select)), rng.permutation(len(held_out))
         rows = select[orders[0]], held_out[orders[1]]
         s, t = (
@@ -119,11 +121,9 @@ def test_p_of_the_best_unit(stores, mode, subject, similarities, correlation):
     p, p_fdr, p_fwe = (stores.array("align", f"{mode}/{key}", subject) for key in ("p", "p_fdr", "p_fwe"))
     assert all(np.isnan(x[~alive]).all() and np.isfinite(x[alive]).all() for x in (p, p_fdr, p_fwe))
     select, y = brain.part("select")
-    rng = np.random.default_rng([0, len(select), (brain.shared).sum()])
     null = []
-    for _ in range(2):
-        rows = select[rng.permutation(len(select))]
-        rng.permutation(brain.shared.sum())  # the scoring images' turn
+    for b in range(2):
+        rows = select[np.random.default_rng([0, len(select), brain.shared.sum(), b]).permutation(len(select))]
         s = np.concatenate([correlation(layer[rows], y[:, alive]) for layer in codes])
         null.append(_keys(s).max(axis=0))
     best = _keys(similarities[0].reshape(-1, len(alive))).max(axis=0)[alive]
@@ -149,20 +149,34 @@ def planted():
 
 
 def _searched(
-    planted, *, dense: bool = False, memory: int = 1 << 26, blocks: int = 1, devices: int = 1
+    planted,
+    *,
+    dense: bool = False,
+    memory: int = 1 << 26,
+    room: int = 1 << 40,
+    blocks: int = 1,
+    cuts: int = 1,
+    devices: int = 1,
+    absolute: bool = False,
+    **null,
 ) -> dict[str, np.ndarray]:
-    """The search with 99 permutations; selected on the first 60 images."""
+    """The search with 99 permutations; selected on the first 60 images. cuts: pieces of every layer; room: for maxima."""
     layers, y_nv = planted
     select, held_out = slice(0, 60), slice(60, 80)
-    taken = np.arange(300) < 299
     mesh = make_mesh({"units": 1, "voxels": devices}, jax.devices()[:devices]) if devices > 1 else None
-    search = Search(300, 2, 40, 2, 2, 99, mesh, 0, memory)
-    for voxels in np.array_split(np.arange(300), blocks):
-        search.start(voxels, taken[voxels], y_nv[select, voxels], y_nv[held_out, voxels])
-        for i, layer in enumerate(layers):
-            parts = layer.rows(select), layer.rows(held_out)
-            search.layer(i, *((part.to_dense() for part in parts) if dense else parts))
-        search.finish()
+    taken = Null(np.arange(300) < 299, 60, 20, **{"shuffles": 99, **null})
+    search = Search(300, 2, 40, 2, 2, Engine(mesh, memory, absolute), taken)
+    while search.begin(room):
+        for voxels in np.array_split(np.arange(300), blocks):
+            search.start(voxels, y_nv[select, voxels], y_nv[held_out, voxels])
+            for i, layer in enumerate(layers):
+                for units in np.array_split(np.arange(40), cuts):
+                    part = layer.to_dense()[:, units] if dense or cuts > 1 else layer
+                    parts = [
+                        part[rows] if isinstance(part, np.ndarray) else part.rows(rows) for rows in (select, held_out)
+                    ]
+                    search.piece(i, int(units[0]), *parts)
+        search.end()
     return search.results()
 
 
@@ -185,14 +199,104 @@ def test_planted_voxels_are_significant_and_noise_is_not(searched):
     assert all(np.isnan(out[key][299]) for key in ("p", "p_fdr", "p_fwe"))
 
 
-@pytest.mark.parametrize("how", [{"dense": True}, {"memory": 1 << 22}, {"blocks": 3}, {"devices": 8}], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"dense": True},
+        {"memory": 1 << 22},
+        {"room": 4 * 299 * 20},
+        {"blocks": 3},
+        {"cuts": 3},
+        {"devices": 8},
+        {"max_shuffles": 99},
+    ],
+    ids=str,
+)
 def test_p_do_not_depend_on_how_the_search_is_cut(planted, searched, how):
-    """Dense codes, a few permutations at a time, blocks of voxels, eight devices: the same null."""
+    """Dense codes, a few permutations at a time, passes, blocks of voxels, layers in pieces, eight devices: the same null."""
     one, other = searched, _searched(planted, **how)
-    for key in ("shuffled_values", "shuffled_held_out"):
-        np.testing.assert_allclose(one[key], other[key], atol=TOLERANCE)
-    for key in ("p", "p_fdr", "p_fwe", "shuffled_units", "voxel_units"):
-        np.testing.assert_array_equal(one[key], other[key])
+    assert set(one) == set(other)
+    for key, value in one.items():
+        if value.dtype.kind == "f" and key[0] != "p":
+            np.testing.assert_allclose(value, other[key], atol=TOLERANCE, err_msg=key)
+        else:
+            np.testing.assert_array_equal(value, other[key], err_msg=key)
+
+
+def test_permutations_are_spent_where_they_matter(planted, searched):
+    """From 19 on only voxels that fewer than 5 of them have reached; the same p where a fixed number gives a small one."""
+    out = _searched(planted, shuffles=19, max_shuffles=99, stop_after=5)
+    used, p = out["permutations"][:299], out["p"][:299]
+    assert set(np.unique(used)) == {19, 38, 76, 99} and (used[:60] == 99).all()
+    assert used.sum() < 0.6 * 99 * 299
+    fixed_p = searched["p"][:299]
+    undecided = fixed_p < 0.055  # reached by fewer than 5 of 99
+    assert (used[undecided] == 99).all()
+    np.testing.assert_array_equal(p[undecided], fixed_p[undecided])
+    fixed = _searched(planted, shuffles=19)
+    np.testing.assert_array_equal(out["p_fwe"], fixed["p_fwe"])
+    np.testing.assert_array_equal(out["null_max"], searched["null_max"][:19])
+    assert (p[~undecided] >= 5 / used[~undecided]).all() and np.isin(p[~undecided], 5 / np.arange(5, 100)).all()
+
+
+def test_voxels_without_a_control(planted):
+    """Nobody takes part in the null: the search itself is made all the same."""
+    layers, y_nv = planted
+    search = Search(300, 2, 40, 2, 2, Engine(None, 1 << 26), Null(np.zeros(300, bool), 60, 20, shuffles=9))
+    passes = 0
+    while search.begin():
+        search.start(np.arange(300), y_nv[:60], y_nv[60:])
+        for i, layer in enumerate(layers):
+            search.piece(i, 0, layer.rows(slice(0, 60)), layer.rows(slice(60, 80)))
+        search.end()
+        passes += 1
+    out = search.results()
+    assert passes == 1 and np.isnan(out["p"]).all() and (out["voxel_units"] >= 0).all()
+
+
+@pytest.mark.parametrize("how", [{}, {"dense": True}, {"devices": 8}, {"cuts": 3}], ids=str)
+def test_absolute_similarity(planted, how):
+    """|s| is maximised, its sign kept, and held-out scores carry the sign of the selection; against float64."""
+    layers, y_nv = planted
+    y_nv = np.where(np.arange(300) % 2, -1, 1) * y_nv
+    out = _searched((layers, y_nv), absolute=True, **how)
+    dense = np.concatenate([layer.to_dense() for layer in layers], axis=1).astype(np.float64)
+
+    def similar(rows: slice) -> np.ndarray:
+        a, y = (x[rows] - x[rows].mean(axis=0) for x in (dense, y_nv.astype(np.float64)))
+        norm = np.linalg.norm(a, axis=0)
+        return (a / np.where(norm > 0, norm, 1)).T @ (y / np.linalg.norm(y, axis=0))
+
+    s, held_out = similar(slice(0, 60)), similar(slice(60, 80))
+    best = -np.sort(-np.abs(s), axis=0)[:2].T
+    np.testing.assert_allclose(out["voxel_values"], best, atol=TOLERANCE)
+    every = np.arange(300)[:, None]
+    np.testing.assert_allclose(out["voxel_signs"] * out["voxel_values"], s[out["voxel_units"], every], atol=TOLERANCE)
+    np.testing.assert_allclose(
+        out["held_out"], out["voxel_signs"] * held_out[out["voxel_units"], every], atol=TOLERANCE
+    )
+    assert ((out["voxel_signs"][:60, 0] == np.where(np.arange(60) % 2, -1, 1)).mean()) > 0.95
+    units = np.abs(s).reshape(2, 40, 300)
+    np.testing.assert_allclose(out["unit_values"], -np.sort(-units, axis=2)[:, :, :2], atol=TOLERANCE)
+    listed = np.take_along_axis(s.reshape(2, 40, 300), out["unit_voxels"], axis=2)
+    np.testing.assert_allclose(out["unit_signs"] * out["unit_values"], listed, atol=TOLERANCE)
+    # Noise voxels of either sign are as often significant.
+    assert (out["p"][:60] == 0.01).all() and 0.02 < (out["p"][60:299] <= 0.05).mean() < 0.09
+
+
+def test_absolute_lists_hold_every_unit_once():
+    """More slots than units that vary: constant units come last, at 0, none twice."""
+    codes = np.zeros((20, 6), np.float32)
+    codes[:, 1], codes[::3, 4] = np.arange(20), 1
+    search = Search(3, 1, 6, 6, 1, Engine(None, 1 << 26, absolute=True), Null(np.ones(3, bool), 20, 0, shuffles=1))
+    search.begin()
+    search.start(np.arange(3), np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32))
+    search.piece(0, 0, codes)
+    search.end()
+    out = search.results()
+    assert all(sorted(row) == list(range(6)) for row in out["voxel_units"].tolist())
+    assert set(out["voxel_units"][:, :2].ravel()) == {1, 4}
+    assert (out["voxel_values"][:, :2] > 0).all() and (out["voxel_values"][:, 2:] == 0).all()
 
 
 def test_shares_of_significant_voxels():

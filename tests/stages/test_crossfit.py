@@ -15,6 +15,8 @@ from sbm_jax.kernels.cosine_topk import cost
 from sbm_jax.mesh import make_mesh
 from sbm_jax.stages.crossfit import CrossFit
 from sbm_jax.stages.image_sets import autoencoder_sets, deal, fixed_sets, image_sets, telling
+from sbm_jax.stages.null import KEPT, Null
+from sbm_jax.stages.ranking import Engine
 from sbm_jax.stages.search import Search
 
 TOLERANCE = 2e-6  # float32 sums over at most 60 images
@@ -26,14 +28,13 @@ def crossfit(layers, y_nv, folds_n, *, k_voxel=2, blocks=1, devices=1, left_out=
     n_voxels = y_nv.shape[1]
     units = layers[0].n_units if isinstance(layers[0], SparseCodes) else layers[0].shape[1]
     mesh = make_mesh({"units": 1, "voxels": devices}, jax.devices()[:devices]) if devices > 1 else None
-    fit = CrossFit(folds_n, n_voxels, len(layers), units, k_voxel, mesh, 1 << 26)
-    taken = ~np.isin(np.arange(n_voxels), left_out)
     order = np.random.default_rng(9).permutation(len(y_nv)) if order is None else order
+    taken = ~np.isin(np.arange(n_voxels), left_out)
+    fit = CrossFit(folds_n, len(layers), units, k_voxel, Engine(mesh, 1 << 26), taken, order)
     for voxels in np.array_split(np.arange(n_voxels), blocks):
-        fit.start(voxels, taken[voxels], y_nv[:, voxels], order)
+        fit.start(voxels, y_nv[:, voxels])
         for i, layer in enumerate(layers):
-            fit.layer(i, layer)
-        fit.finish()
+            fit.piece(i, 0, layer)
     return fit.results()
 
 
@@ -164,6 +165,19 @@ def test_it_does_not_depend_on_how_it_is_cut(sparse, how):
             np.testing.assert_allclose(value, other[key], atol=TOLERANCE, err_msg=key)
 
 
+def _searched(layers, y_nv, shuffles, *, seed=0):
+    """The search over all images, without held-out ones."""
+    n, n_voxels = y_nv.shape
+    null = Null(np.ones(n_voxels, bool), n, 0, shuffles=shuffles, seed=seed)
+    search = Search(n_voxels, len(layers), layers[0].shape[1], 1, 1, Engine(None, 1 << 26), null)
+    while search.begin():
+        search.start(np.arange(n_voxels), y_nv)
+        for i, layer in enumerate(layers):
+            search.piece(i, 0, layer)
+        search.end()
+    return search.results()
+
+
 @settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_noise_scores_nothing_and_selection_in_sample_does(seed):
@@ -175,11 +189,7 @@ def test_noise_scores_nothing_and_selection_in_sample_does(seed):
     codes, y = (rng.standard_normal((60, m)).astype(np.float32) for m in (40, 300))
     held_out = crossfit([codes], y, deal(60, 5, seed))["held_out"][:, 0]
     assert abs(held_out.mean()) < 5 * held_out.std() / np.sqrt(len(held_out))
-    search = Search(300, 1, 40, 1, 1, 1, None, 0, 1 << 26)
-    search.start(np.arange(300), np.ones(300, bool), y)
-    search.layer(0, codes)
-    search.finish()
-    out = search.results()
+    out = _searched([codes], y, 1)
     assert 0.25 < out["voxel_values"][:, 0].mean() < 0.35
     assert np.isnan(out["held_out"]).all() and np.isnan(out["layer_held_out"]).all() and np.isfinite(out["p"]).all()
     assert out["shuffled_held_out"].shape == (1, 300) and np.isnan(out["shuffled_held_out"]).all()
@@ -188,12 +198,7 @@ def test_noise_scores_nothing_and_selection_in_sample_does(seed):
 def test_p_belong_to_the_search_over_all_images():
     """The null of the dictionary's search: one order of all images for all units, from (seed, n, 0); no held-out control."""
     dense, y, _ = _small(3)
-    search = Search(9, 2, 12, 2, 2, 19, None, 5, 1 << 26)
-    search.start(np.arange(9), np.ones(9, bool), y)
-    for i, layer in enumerate(dense):
-        search.layer(i, layer)
-    search.finish()
-    out, rng = search.results(), np.random.default_rng([5, 26, 0])
+    out = _searched(dense, y, 19, seed=5)
     codes = np.concatenate(list(dense), axis=1)
 
     def best(order: np.ndarray) -> np.ndarray:
@@ -201,9 +206,10 @@ def test_p_belong_to_the_search_over_all_images():
         return np.max(np.where(a.any(axis=1, keepdims=True), a @ b.T, -2.0), axis=0)
 
     observed = best(np.arange(26))
-    null = np.stack([best((rng.permutation(26), rng.permutation(0))[0]) for _ in range(19)])
+    null = np.stack([best(np.random.default_rng([5, 26, 0, b]).permutation(26)) for b in range(19)])
     np.testing.assert_allclose(out["voxel_values"][:, 0], observed, atol=TOLERANCE)
-    np.testing.assert_allclose(out["shuffled_values"], null, atol=TOLERANCE)
+    np.testing.assert_allclose(out["shuffled_values"], null[:KEPT], atol=TOLERANCE)
+    np.testing.assert_allclose(out["null_max"], null.max(axis=1), atol=TOLERANCE)
     for found, reference in ((out["p"], null), (out["p_fwe"], null.max(axis=1, keepdims=True))):
         least, most = ((1 + (reference >= observed + e).sum(axis=0)) / 20 for e in (CLOSE, -CLOSE))
         assert ((found >= least) & (found <= most)).all()
