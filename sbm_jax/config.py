@@ -198,6 +198,14 @@ class AlignConfig(Section):
     seed: int = 0
 
 
+class AssignConfig(Section):
+    """One-to-one and soft matching of units and voxels, over the pairs that `align` lists."""
+
+    soft: bool = Field(
+        default=True, description="soft matching too: a linear program per mode and subject, a minute for 500,000 pairs"
+    )
+
+
 class RsaConfig(Section):
     """Representational similarity."""
 
@@ -245,6 +253,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     encode: EncodeConfig = EncodeConfig()
     align: AlignConfig = AlignConfig()
+    assign: AssignConfig = AssignConfig()
     rsa: RsaConfig = RsaConfig()
     roi: RoiConfig = RoiConfig()
     report: ReportConfig = ReportConfig()

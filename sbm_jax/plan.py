@@ -23,6 +23,7 @@ STAGES = (
     "train",
     "encode",
     "align",
+    "assign",
     "rsa",
     "roi",
     "layers",
@@ -163,6 +164,12 @@ def _steps(ctx: Context) -> Iterator[Step]:
         reads = sum(codes.values()) if s is facts.subjects[0] else 0
         memory = min(max(codes.values()), budget / 2) + 2 * budget + lists
         yield Step("align", specs.align[s.name], out, flops, s.name, memory, reads)
+    for s in facts.subjects:
+        pairs = max(s.n_voxels * align.k_voxel + layers * units[mode] * align.k_unit for mode in config.encode.modes)
+        out = 20 * s.n_voxels * len(config.encode.modes)
+        # 900 bytes of the solver per pair, as measured; it is not counted in floating-point operations
+        memory = (900 if config.assign.soft else 100) * pairs + (align.memory_mb << 20)
+        yield Step("assign", specs.assign[s.name], out, 0, s.name, memory)
     rdms = facts.n_shared**2 * layers * sum(2 * units[mode] for mode in config.encode.modes)
     memory = 8 * facts.n_shared * (facts.n_shared + u)
     yield Step("rsa", specs.rsa, 1e5, rdms, None, memory, sum(codes.values()) * facts.n_shared / n)

@@ -34,6 +34,7 @@ class Specs:
     saes: StoreSpec
     codes: StoreSpec
     align: dict[str, StoreSpec]
+    assign: dict[str, StoreSpec]
     rsa: StoreSpec
     roi: StoreSpec
     layers: StoreSpec
@@ -82,6 +83,15 @@ def make_specs(config: Config, facts: Facts) -> Specs:
     by_roi = {"roi": config.roi.model_dump(include={"names", "min_voxels"}), **floor}
     rsa = StoreSpec("rsa", 1, {"rsa": config.rsa.model_dump(), **by_roi}, aligned)
     brains = {name: spec.name for name, spec in betas.items()}
+    assign = {
+        name: StoreSpec(
+            "assign",
+            1,
+            {"assign": config.assign.model_dump(), **by_roi},
+            {"align": aligned[name], "betas": brains[name]},
+        )
+        for name in betas
+    }
     unscored = {"select": select} if select == "none" else {}
     roi = StoreSpec("roi", 1, {"roi": config.roi.model_dump(), **floor, **unscored}, {"codes": codes.name, **brains})
     layers = StoreSpec("layers", 1, by_roi, aligned)
@@ -91,14 +101,21 @@ def make_specs(config: Config, facts: Facts) -> Specs:
         "report",
         2,
         {"report": config.report.model_dump(), **floor},
-        {"rsa": rsa.name, "roi": roi.name, "layers": layers.name, **aligned, **transforms},
+        {
+            **{f"assign {name}": spec.name for name, spec in assign.items()},
+            "rsa": rsa.name,
+            "roi": roi.name,
+            "layers": layers.name,
+            **aligned,
+            **transforms,
+        },
     )
     compared = {
         "rsa": config.rsa.model_dump(include={"metric", "method", "bootstrap", "seed"}),
         "title": config.report.title,
     }
     rdms = StoreSpec("rdms", 1, compared, {"activations": activations.name})
-    return Specs(trials, betas, activations, saes, codes, align, rsa, roi, layers, recovery, report, rdms)
+    return Specs(trials, betas, activations, saes, codes, align, assign, rsa, roi, layers, recovery, report, rdms)
 
 
 @dataclass

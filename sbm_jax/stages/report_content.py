@@ -20,6 +20,7 @@ from sbm_jax.report.data import (
 from sbm_jax.report.thumbs import thumbnail
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import relative_extents, short_roi
+from sbm_jax.stages.report_assign import assign_tables
 from sbm_jax.stages.report_maps import SPACE, SubjectMaps, cortex
 from sbm_jax.stages.report_recovery import recovery_tables
 from sbm_jax.stages.report_saes import sae_plots, sae_tables
@@ -71,7 +72,13 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -
             f"{summary['backbone']['family']} backbone with {len(summary['backbone']['layers'])} layers"
         ),
         headline=_headline(ctx, summary),
-        tables=[*_summary_tables(summary), *sae_tables(summary), *_roi_tables(summary), *_rsa_tables(ctx, summary)],
+        tables=[
+            *_summary_tables(summary),
+            *assign_tables(summary),
+            *sae_tables(summary),
+            *_roi_tables(summary),
+            *_rsa_tables(ctx, summary),
+        ],
         cortex=cortex() if drawn else None,
         cortex_notes=_cortex_notes(maps),
         subjects={name: found.on_cortex for name, found in drawn.items()},

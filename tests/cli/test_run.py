@@ -13,8 +13,21 @@ from pathlib import Path
 import pytest
 import yaml
 
-STAGES = ("betas", "extract", "train", "encode", "align", "rsa", "roi", "layers", "recovery", "report")
-STORES = ("dataset", "betas", "extract", "train", "encode", "align", "rsa", "roi", "layers", "recovery", "report")
+STAGES = ("betas", "extract", "train", "encode", "align", "assign", "rsa", "roi", "layers", "recovery", "report")
+STORES = (
+    "dataset",
+    "betas",
+    "extract",
+    "train",
+    "encode",
+    "align",
+    "assign",
+    "rsa",
+    "roi",
+    "layers",
+    "recovery",
+    "report",
+)
 KIND = {"extract": "activations", "train": "saes", "encode": "codes"}
 
 
@@ -61,7 +74,7 @@ def test_second_run_finds_every_store(tiny, program):
     assert _snapshot(tiny.out) == before
     assert again.stdout == tiny.process.stdout
     found = [line.split(":")[0] for line in again.stderr.splitlines() if ": found " in line]
-    assert list(dict.fromkeys(found)) == list(STORES) and len(found) == 13
+    assert list(dict.fromkeys(found)) == list(STORES) and len(found) == 15
 
 
 @pytest.mark.parametrize("words", [("run",), ("run", "--dry-run"), ("align",), ("report",)])

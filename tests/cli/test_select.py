@@ -125,7 +125,9 @@ def test_without_held_out_scores(tiny, dataset, lab, program, tmp_path):
             return {k: v for i, part in enumerate(value) for k, v in numbers(part, f"{path}/{i}").items()}
         return {path: value}
 
-    scores = {k: v for part in ("subjects", "layers", "recovery") for k, v in numbers(summary[part], part).items()}
+    scores = {
+        k: v for part in ("subjects", "layers", "recovery", "assign") for k, v in numbers(summary[part], part).items()
+    }
     held_out = {key: value for key, value in scores.items() if "held_out" in key or "depth" in key.split("/")[-1]}
     assert len(held_out) > 20 and set(held_out.values()) == {None}
     assert summary["subjects"]["subj01"]["modes"]["raw"]["mean"] > 0.2

@@ -14,6 +14,7 @@ MODES = ("cls", "patch_mean", "patch_max", "raw", "random")
 KINDS = {
     "activations": 1,
     "align": 2,
+    "assign": 2,
     "betas": 2,
     "codes": 1,
     "dataset": 1,
@@ -25,6 +26,7 @@ KINDS = {
     "saes": 1,
 }
 SUMMARY = {
+    "assign": {"subj01", "subj02"},
     "backbone": {"family", "image_size", "layers", "patches", "width"},
     "dataset": {"images", "name", "shared", "space", "subjects"},
     "layers": set(MODES),

@@ -31,10 +31,10 @@ def test_every_store_once(planned):
     counts = Counter(job.stage for job in sweep.jobs.values())
     one_for_all = dict.fromkeys(("dataset", "extract"), 1)
     two = dict.fromkeys(("betas", "train", "encode"), 2)
-    four = dict.fromkeys(("align", "rsa", "roi", "layers", "recovery", "report"), 4)
+    four = dict.fromkeys(("align", "assign", "rsa", "roi", "layers", "recovery", "report"), 4)
     assert counts == one_for_all | two | four
     assert {store for mine in sweep.stores for store in mine} == set(sweep.jobs)
-    assert [len(mine) for mine in sweep.stores] == [11] * 4
+    assert [len(mine) for mine in sweep.stores] == [12] * 4
 
 
 def test_waves_are_the_stages_in_order(planned):
@@ -63,12 +63,14 @@ def test_needs_cover_what_the_stores_name_as_inputs(planned):
     assert set(NEEDS) == set(STAGES)
 
 
-def test_align_waits_for_its_own_subject_alone(planned):
+@pytest.mark.parametrize(("stage", "read"), [("align", "betas"), ("assign", "align")])
+def test_a_stage_by_subject_waits_for_its_own_subject_alone(planned, stage, read):
     sweep = planned("data.subjects=[]")
-    betas = {job.step.argument: store for store, job in sweep.jobs.items() if job.stage == "betas"}
-    for job in sweep.jobs.values():
-        if job.stage == "align":
-            assert set(job.needs) & set(betas.values()) == {betas[job.step.argument]}
+    stores = {job.step.argument: store for store, job in sweep.jobs.items() if job.stage == read}
+    jobs = [job for job in sweep.jobs.values() if job.stage == stage]
+    assert len(jobs) == len(stores) == 2
+    for job in jobs:
+        assert set(job.needs) & set(stores.values()) == {stores[job.step.argument]}
 
 
 def test_settings_that_change_no_number_share_everything(planned):
@@ -132,7 +134,7 @@ def test_the_dry_run_counts_shared_stores(planned):
     sweep = planned(*GRID)
     lines = [line.split() for line in sweep_lines(sweep)]
     by_stage = {line[0]: line[1:4] for line in lines if line}
-    assert by_stage["train"] == ["2", "4", "2"] and by_stage["all"] == ["32", "44", "32"]
+    assert by_stage["train"] == ["2", "4", "2"] and by_stage["all"] == ["36", "48", "36"]
     assert not sweep.out.exists()
 
 
