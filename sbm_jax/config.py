@@ -184,7 +184,7 @@ class AlignConfig(Section):
     )
     folds: int = Field(default=5, ge=2, description="parts that the images are dealt into by `seed` (kfold)")
     k_voxel: int = Field(default=5, ge=1, description="best units kept per voxel")
-    k_unit: int = Field(default=5, ge=0, description="best voxels kept per unit; 0: none, which is faster")
+    k_unit: int = Field(default=5, ge=1, description="best voxels kept per unit")
     min_ncsnr: float = Field(default=0.2, ge=0, description="voxels at or above it are called responsive in tables")
     shuffles: int = Field(
         default=9, ge=1, description="image permutations B of the shuffled control; p is at least 1 / (1 + B)"
