@@ -13,7 +13,7 @@ from sbm_jax.brain.opening import open_dataset
 from sbm_jax.config import Config, dump_config
 from sbm_jax.errors import StoreError, UserError
 from sbm_jax.provenance import provenance
-from sbm_jax.stages.facts import Facts, gather_facts, read_options
+from sbm_jax.stages.facts import Facts, gather_facts, read_options, token_kinds
 from sbm_jax.store.spec import StoreSpec, pretty_json
 from sbm_jax.store.store import PARTIAL, Store, StoreWriter, is_finished
 
@@ -34,6 +34,7 @@ class Specs:
     saes: StoreSpec
     codes: StoreSpec
     align: dict[str, StoreSpec]
+    sizes: StoreSpec
     rsa: StoreSpec
     roi: StoreSpec
     layers: StoreSpec
@@ -46,10 +47,11 @@ def make_specs(config: Config, facts: Facts) -> Specs:
     """The chain of specs. Settings that cannot change the numbers (batch sizes, devices, budgets) are left out."""
     extract = config.extract.model_dump(include={"dtype", "shard_images", "geometry"})
     model = {"image_size": facts.backbone.image_size, "compute": config.backbone.dtype}
+    twin = {"untrained": config.encode.seed} if "untrained" in token_kinds(config, facts) else {}
     activations = StoreSpec(
         "activations",
         1,
-        {"extract": extract, "hooks": list(facts.hooks), **model},
+        {"extract": extract, "hooks": list(facts.hooks), **model, **twin},
         {"images": facts.images_fingerprint, "weights": facts.backbone.weights_hash},
     )
     saes = StoreSpec(
@@ -83,6 +85,8 @@ def make_specs(config: Config, facts: Facts) -> Specs:
     rsa = StoreSpec("rsa", 1, {"rsa": config.rsa.model_dump(), **by_roi}, aligned)
     brains = {name: spec.name for name, spec in betas.items()}
     unscored = {"select": select} if select == "none" else {}
+    candidates = {"sizes": config.sizes.model_dump(), **floor, **unscored}
+    sizes = StoreSpec("sizes", 1, candidates, {"codes": codes.name, **brains})
     roi = StoreSpec("roi", 1, {"roi": config.roi.model_dump(), **floor, **unscored}, {"codes": codes.name, **brains})
     layers = StoreSpec("layers", 1, by_roi, aligned)
     recovery = StoreSpec("recovery", 1, floor, aligned) if facts.has_truth else None
@@ -91,14 +95,14 @@ def make_specs(config: Config, facts: Facts) -> Specs:
         "report",
         2,
         {"report": config.report.model_dump(), **floor},
-        {"rsa": rsa.name, "roi": roi.name, "layers": layers.name, **aligned, **transforms},
+        {"sizes": sizes.name, "rsa": rsa.name, "roi": roi.name, "layers": layers.name, **aligned, **transforms},
     )
     compared = {
         "rsa": config.rsa.model_dump(include={"metric", "method", "bootstrap", "seed"}),
         "title": config.report.title,
     }
     rdms = StoreSpec("rdms", 1, compared, {"activations": activations.name})
-    return Specs(trials, betas, activations, saes, codes, align, rsa, roi, layers, recovery, report, rdms)
+    return Specs(trials, betas, activations, saes, codes, align, sizes, rsa, roi, layers, recovery, report, rdms)
 
 
 @dataclass
