@@ -85,7 +85,7 @@ def make_specs(config: Config, facts: Facts) -> Specs:
     rsa = StoreSpec("rsa", 1, {"rsa": config.rsa.model_dump(), **by_roi}, aligned)
     brains = {name: spec.name for name, spec in betas.items()}
     unscored = {"select": select} if select == "none" else {}
-    candidates = {"sizes": config.sizes.model_dump(), **floor, **unscored}
+    candidates = {"sizes": config.sizes.model_dump(), "sign": config.align.sign, **floor, **unscored}
     sizes = StoreSpec("sizes", 1, candidates, {"codes": codes.name, **brains})
     roi = StoreSpec("roi", 1, {"roi": config.roi.model_dump(), **floor, **unscored}, {"codes": codes.name, **brains})
     layers = StoreSpec("layers", 1, by_roi, aligned)

@@ -7,15 +7,16 @@ The units between s_j and s_(j-1) form block j, so that one search over the bloc
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from sbm_jax.kernels import prepare_responses
 from sbm_jax.kernels.cosine_topk.paired import paired_rows, unit_rows
 from sbm_jax.kernels.cosine_topk.whole import cosine_keys
+from sbm_jax.kernels.cosine_topk.xla import BELOW_ALL
 from sbm_jax.stages.inputs import Codes
-from sbm_jax.stages.search import empty, from_keys
+from sbm_jax.stages.ranking import empty, from_keys
 
 _SMALLEST = 16
 _BLOCK_BYTES = 1 << 27
@@ -32,8 +33,19 @@ def subset_sizes(units: int) -> list[int]:
 class Nested:
     """Running results of one mode over layers: best similarity and unit (layer x units + unit) per draw, size and voxel."""
 
-    def __init__(self, y_select: np.ndarray, sizes: Sequence[int], draws: int, seed: int, memory_bytes: int):
-        """y_select [n, v]: responses to the images that select. sizes: ascending, the last is every unit of a layer."""
+    def __init__(
+        self,
+        y_select: np.ndarray,
+        sizes: Sequence[int],
+        draws: int,
+        seed: int,
+        memory_bytes: int,
+        absolute: bool = False,
+    ):
+        """y_select [n, v]: responses to the images that select. sizes: ascending, the last is every unit of a layer.
+        absolute: maximise |s| instead of s.
+        """
+        self.absolute = absolute
         self.sizes, self.draws, self.seed, self.memory_bytes = list(sizes), draws, seed, memory_bytes
         self.units_per_layer = self.sizes[-1]
         block = max(1, _BLOCK_BYTES // (12 * self.units_per_layer))
@@ -41,6 +53,7 @@ class Nested:
         self.blocks = [slice(i, min(i + block, voxels)) for i in range(0, voxels, block)]
         self.responses = [prepare_responses(y_select[:, part]) for part in self.blocks]
         self.keys, self.units = empty(draws, len(self.sizes), voxels)
+        self.signs = np.ones(self.units.shape, np.int8)
 
     def layer(self, layer: int, select: Codes) -> None:
         """Search one layer's units; layers come in ascending order. Ties go to the lowest unit, counted over layers."""
@@ -50,7 +63,8 @@ class Nested:
         ]
         edges = [0, *self.sizes]
         for part, responses in zip(self.blocks, self.responses, strict=True):
-            keys_vu = cosine_keys(select, responses, self.memory_bytes)
+            s_vu = cosine_keys(select, responses, self.memory_bytes)
+            keys_vu = np.where(s_vu == BELOW_ALL, s_vu, np.abs(s_vu)) if self.absolute else s_vu
             rows = np.arange(len(keys_vu))
             for d, units in enumerate(order):
                 best, found = np.full(len(rows), -np.inf, np.float32), np.full(len(rows), -1, np.int32)
@@ -64,14 +78,19 @@ class Nested:
                     known, of = self.keys[d, j, part], self.units[d, j, part]
                     higher = best > known
                     of[higher], known[higher] = found[higher] + layer * self.units_per_layer, best[higher]
+                    if self.absolute:
+                        negative = s_vu[rows, found] != best
+                        self.signs[d, j, part][higher] = np.where(negative, -1, 1)[higher]
 
     @property
     def in_sample(self) -> np.ndarray:
         """Similarity of the best unit, [draws, sizes, v]; 0 where every unit is constant."""
         return from_keys(self.keys)
 
-    def held_out(self, layers: Sequence[Codes], y_held_out: np.ndarray) -> np.ndarray:
-        """Similarity [draws, sizes, v] of the same units on other images: codes per layer, responses [n, v]."""
+    def held_out(self, layers: Iterable[Codes], y_held_out: np.ndarray) -> np.ndarray:
+        """Similarity [draws, sizes, v] of the same units on other images, times the sign of the selection: codes per layer,
+        responses [n, v].
+        """
         y_vn = unit_rows(y_held_out.T)
         units_vk = self.units.reshape(-1, self.units.shape[2]).T
         scores = np.full(units_vk.shape, np.nan, np.float32)
@@ -79,4 +98,4 @@ class Nested:
             mine = units_vk // self.units_per_layer == layer
             found = paired_rows(codes, y_vn, np.where(mine, units_vk % self.units_per_layer, -1))
             scores = np.where(mine, found, scores)
-        return scores.T.reshape(self.units.shape)
+        return self.signs * scores.T.reshape(self.units.shape)

@@ -25,8 +25,8 @@ def size_plots(summary: dict[str, Any]) -> list[Plot]:
             dots = [_hover(record, key) for record in records]
             traces[MODE_TITLES[mode]] = Trace(x, [v for v in values if v is not None], range(len(x)), dots)
         if traces:
-            title, note = f"Score against number of candidates, {name}", _note(summary) if not out else ""
-            out.append(Plot(title, traces, "units over all layers", f"r {name}", note, section="summary", log_x=True))
+            title = f"By number of candidates, {name}"
+            out.append(Plot(title, traces, "units over all layers", f"r {name}", section="summary", log_x=True))
     return out
 
 

@@ -47,15 +47,15 @@ def run(ctx: Context) -> Store:
                 units = n_units(codes, saes, mode, hooks[0])
                 sizes = subset_sizes(units)
                 memory = ctx.config.align.memory_mb << 20
-                search = Nested(y[sets.select], sizes, config.draws, config.seed, memory)
-                held_codes = []
+                absolute = ctx.config.align.sign == "absolute"
+                search = Nested(y[sets.select], sizes, config.draws, config.seed, memory, absolute)
                 for layer, hook in enumerate(hooks):
                     search.layer(layer, read_codes(codes, mode, hook, images.rows[sets.select], units))
-                    if sets.held_out is not None:
-                        held_codes.append(read_codes(codes, mode, hook, images.rows[sets.held_out], units))
                     task.advance()
                 scores = {"in_sample": search.in_sample}
                 if sets.held_out is not None:
+                    rows = images.rows[sets.held_out]
+                    held_codes = (read_codes(codes, mode, hook, rows, units) for hook in hooks)
                     scores["held_out"] = search.held_out(held_codes, y[sets.held_out])
                 record["modes"][mode] = _records(sizes, len(hooks), scores)
             out[subject.name] = record

@@ -23,11 +23,12 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "train": ("dataset", "extract"),
     "encode": ("dataset", "extract", "train"),
     "align": ("betas", "encode"),
+    "sizes": ("betas", "encode"),
     "rsa": ("align",),
     "roi": ("betas", "encode"),
     "layers": ("align",),
     "recovery": ("layers",),
-    "report": ("rsa", "roi", "layers", "recovery"),
+    "report": ("sizes", "rsa", "roi", "layers", "recovery"),
     "rdms": ("dataset", "extract"),
 }
 

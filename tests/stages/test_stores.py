@@ -23,6 +23,7 @@ KINDS = {
     "roi": 1,
     "rsa": 1,
     "saes": 1,
+    "sizes": 1,
 }
 SUMMARY = {
     "backbone": {"family", "image_size", "layers", "patches", "width"},
@@ -32,6 +33,7 @@ SUMMARY = {
     "roi": {"alignment", "voxels"},
     "rsa": {"n_images", "rois", "too_small"},
     "sae_fidelity": {"categories", "embedding", "identity", "images", "original"},
+    "sizes": {"subj01", "subj02"},
     "subjects": {"subj01", "subj02"},
 }
 SAE = {

@@ -14,7 +14,7 @@ from sbm_jax.config import load_config
 from sbm_jax.plan import steps
 from sbm_jax.sae.interchange_write import export_store
 from sbm_jax.sae.stream import array_name
-from sbm_jax.stages import encode, online, train
+from sbm_jax.stages import dataset, encode, online, train
 from sbm_jax.stages.activations import ForwardPass
 from sbm_jax.stages.context import Context
 
@@ -49,14 +49,23 @@ def context(out: Path, *settings: str) -> Context:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Context:
-    """A whole run with the control."""
+def pictures(tmp_path_factory) -> Path:
+    """A run's folder with nothing but the dataset."""
     ctx = context(tmp_path_factory.mktemp("untrained"), WITH)
+    dataset.run(ctx)
+    return ctx.out
+
+
+@pytest.fixture(scope="module")
+def finished(pictures) -> Context:
+    """A whole run with the control."""
+    ctx = context(pictures, WITH)
     pipeline.run(ctx)
     pipeline.publish(ctx)
     return context(ctx.out, WITH)
 
 
+@pytest.mark.slow
 def test_it_is_a_row_of_every_table(finished):
     summary = json.loads((finished.out / "summary.json").read_text())
     modes = ["cls", "patch_mean", "raw", "untrained"]
@@ -77,6 +86,7 @@ def test_it_is_a_row_of_every_table(finished):
     assert "SAE, untrained backbone" in page and "untrained backbone&#39;s patch tokens" in page
 
 
+@pytest.mark.slow
 def test_codes_are_means_over_patches_of_the_untrained_tokens(finished):
     """In float64 from the stores: scale (x - mean), the k largest of w_enc x + b_enc, negatives 0, mean over patches."""
     saes, codes = finished.open(finished.specs.saes), finished.open(finished.specs.codes)
@@ -93,17 +103,16 @@ def test_codes_are_means_over_patches_of_the_untrained_tokens(finished):
     assert (dense > 0).any(axis=1).all()
 
 
-def test_tokens_repeat_with_the_seed_and_leave_the_others_alone(finished):
+def test_tokens_repeat_with_the_seed_and_leave_the_others_alone(pictures):
     names = [array_name(HOOK, kind) for kind in ("cls", "patch", "untrained")]
-    stored = {name: finished.activations.read(name)[:10] for name in names}
 
     def computed(*settings: str) -> dict[str, np.ndarray]:
-        ctx = context(finished.out, *settings)
+        ctx = context(pictures, *settings)
         forward = ForwardPass(ctx)
         ((_, values),) = forward.blocks(range(10), forward.arrays)
         return values
 
-    again, other = computed(WITH), computed(WITH, "encode.seed=1")
+    stored, again, other = computed(WITH), computed(WITH), computed(WITH, "encode.seed=1")
     plain = computed(*WITHOUT)
     assert list(plain) == names[:2]
     for name in names:
@@ -117,11 +126,11 @@ def test_tokens_repeat_with_the_seed_and_leave_the_others_alone(finished):
     assert not np.array_equal(other[names[2]], stored[names[2]])
 
 
-def test_it_is_in_names_and_estimates_only_when_asked_for(finished, tmp_path):
+def test_it_is_in_names_and_estimates_only_when_asked_for(tmp_path):
     one, without = context(tmp_path, WITH), context(tmp_path, *WITHOUT)
     assert one.specs.activations.settings["untrained"] == 0
     assert "untrained" not in without.specs.activations.settings
-    assert one.specs.activations.name == finished.specs.activations.name != without.specs.activations.name
+    assert one.specs.activations.name != without.specs.activations.name
     # a seed that nothing random needs is in no name of the activations
     assert context(tmp_path, *WITHOUT, "encode.seed=1").specs.activations == without.specs.activations
     assert context(tmp_path, WITH, "encode.seed=1").specs.activations != one.specs.activations
@@ -135,11 +144,13 @@ def test_it_is_in_names_and_estimates_only_when_asked_for(finished, tmp_path):
     assert more["train"].flops - less["train"].flops < passes
 
 
+@pytest.mark.slow
 def test_without_a_store_the_same_bytes(finished, tmp_path):
     other = context(tmp_path, WITH, "extract.keep=false", "extract.memory_mb=1")
     assert other.specs == finished.specs
     assert set(online.rooms(other)) == {"cls", "patch", "untrained"}
-    shutil.copytree(finished.facts.demo.path(finished.stores), other.facts.demo.path(other.stores))
+    (pictures,) = finished.stores.glob("dataset-*")
+    shutil.copytree(pictures, other.stores / pictures.name)
     train.run(other)
     encode.run(other)
     for spec in (other.specs.saes, other.specs.codes):
@@ -149,6 +160,7 @@ def test_without_a_store_the_same_bytes(finished, tmp_path):
             np.testing.assert_array_equal(ours.read(name), theirs.read(name))
 
 
+@pytest.mark.slow
 def test_exported_autoencoders_say_that_the_model_was_untrained(finished, tmp_path):
     folders = export_store(finished.open(finished.specs.saes), tmp_path / "out", "plain", "lab/clip")
     names = [json.loads((folder / "sae.json").read_text())["metadata"]["model_name"] for folder in folders]
@@ -156,6 +168,7 @@ def test_exported_autoencoders_say_that_the_model_was_untrained(finished, tmp_pa
     assert folders[2].name == f"002.{HOOK}.untrained"
 
 
+@pytest.mark.slow
 def test_only_the_control(finished):
     """Nothing but the untrained backbone is asked for: no CLS or patch autoencoder is trained."""
     modes = ("encode.modes=[untrained]", "roi.modes=[untrained]", "report.mode=untrained")
