@@ -31,7 +31,8 @@ def message(path: Path | None, *overrides: str) -> str:
 def test_the_embedded_default():
     config = load_config(None)
     assert config.data.root == config.backbone.path == "demo"
-    assert config.encode.modes == [mode for mode in MODES if mode != "untrained"] and config.sae_modes == [
+    assert config.encode.modes == [mode for mode in MODES if mode != "untrained"]
+    assert config.sae_modes == [
         "cls",
         "patch_mean",
         "patch_max",
