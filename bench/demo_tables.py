@@ -22,12 +22,16 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     )
 
 
+def titles(modes: dict[str, Any]) -> dict[str, str]:
+    return {mode: title for mode, title in MODE_TITLES.items() if mode in modes}
+
+
 def recovery(modes: dict[str, Any]) -> str:
     def cell(part: dict[str, float]) -> str:
         return f"{100 * part['found']:.0f} ({100 * part['shuffled']:.0f})"
 
     rows = []
-    for mode, title in MODE_TITLES.items():
+    for mode, title in titles(modes).items():
         every = modes[mode]["all"]
         shares = [cell(every["concepts"][concept]) for concept in CONCEPTS]
         rows.append([title, *shares, f"**{cell(every['category'])}**", f"{every['category']['held_out']:.3f}"])
@@ -36,7 +40,7 @@ def recovery(modes: dict[str, Any]) -> str:
 
 def depth(modes: dict[str, Any]) -> str:
     rows = []
-    for mode, title in MODE_TITLES.items():
+    for mode, title in titles(modes).items():
         cells = []
         for area in ("early", "category"):
             d = modes[mode]["all"]["depth"][area]
@@ -56,7 +60,7 @@ def alignment(subjects: dict[str, Any]) -> str:
     }
     rows = [
         [title, *(f"{np.mean([s['modes'][mode][key] for s in subjects.values()]):.3f}" for key in columns.values())]
-        for mode, title in MODE_TITLES.items()
+        for mode, title in titles(next(iter(subjects.values()))["modes"]).items()
     ]
     return table(["features", *columns], rows)
 

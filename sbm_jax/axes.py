@@ -20,7 +20,7 @@ So `acts_ntd`, `values_nk` with `units_nk`, `betas_nv`, `values_vk`, `rdm_nn`, `
 A *mode* names a kind of per-image feature: those of `MODES`.
 """
 
-MODES = ("cls", "patch_mean", "patch_max", "raw", "pca", "random", "random_relu")
+MODES = ("cls", "patch_mean", "patch_max", "raw", "pca", "random", "random_relu", "untrained")
 MODE_TITLES = {
     "cls": "CLS SAE",
     "patch_mean": "patch SAE (mean)",
@@ -29,12 +29,15 @@ MODE_TITLES = {
     "pca": "principal components",
     "random": "random directions",
     "random_relu": "random ReLU units",
+    "untrained": "SAE, untrained backbone",
 }
-SAE_MODES = ("cls", "patch_mean", "patch_max")
+OPTIONAL_MODES = ("untrained",)  # made when asked for: a second backbone, and autoencoders of its tokens
+SAE_MODES = ("cls", "patch_mean", "patch_max", "untrained")
 CONTROLS = ("raw", "pca", "random", "random_relu")
 FITTED_MODES = ("pca", "random_relu")  # need statistics of the activations first
 WIDTH_MODES = ("raw", "pca")  # as many units as the backbone is wide; the others as many as a dictionary has
-TOKEN_KIND = {mode: "cls" if mode == "cls" else "patch" for mode in MODES}
+TOKEN_KIND = {mode: mode if mode in ("cls", "untrained") else "patch" for mode in MODES}
+REAL_KINDS = ("cls", "patch")  # tokens of the backbone itself; `untrained` are patch tokens of its untrained twin
 
 
 def hook_name(block: int) -> str:

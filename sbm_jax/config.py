@@ -12,10 +12,10 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from sbm_jax.axes import MODES, SAE_MODES
+from sbm_jax.axes import MODES, OPTIONAL_MODES, SAE_MODES
 from sbm_jax.errors import UserError
 
-Mode = Literal["cls", "patch_mean", "patch_max", "raw", "pca", "random", "random_relu"]
+Mode = Literal["cls", "patch_mean", "patch_max", "raw", "pca", "random", "random_relu", "untrained"]
 
 
 class Section(BaseModel):
@@ -170,9 +170,9 @@ class TrainConfig(Section):
 class EncodeConfig(Section):
     """Activations to per-image codes."""
 
-    modes: list[Mode] = Field(default_factory=lambda: list(MODES), min_length=1)
+    modes: list[Mode] = Field(default_factory=lambda: [m for m in MODES if m not in OPTIONAL_MODES], min_length=1)
     batch: int = Field(default=128, ge=1)
-    seed: int = Field(default=0, description="of the random directions")
+    seed: int = Field(default=0, description="of the random directions, and of an untrained backbone")
 
 
 class AlignConfig(Section):
@@ -204,6 +204,14 @@ class AssignConfig(Section):
     soft: bool = Field(
         default=True, description="soft matching too: a linear program per mode and subject, a minute for 500,000 pairs"
     )
+
+
+class SizesConfig(Section):
+    """Score against the number of candidate units."""
+
+    voxels: int = Field(default=1000, ge=1, description="responsive voxels looked at, drawn by seed")
+    draws: int = Field(default=3, ge=1, description="random subsets of every size")
+    seed: int = 0
 
 
 class RsaConfig(Section):
@@ -254,6 +262,7 @@ class Config(Section):
     encode: EncodeConfig = EncodeConfig()
     align: AlignConfig = AlignConfig()
     assign: AssignConfig = AssignConfig()
+    sizes: SizesConfig = SizesConfig()
     rsa: RsaConfig = RsaConfig()
     roi: RoiConfig = RoiConfig()
     report: ReportConfig = ReportConfig()

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sbm_jax.axes import SAE_MODES, TOKEN_KIND, WIDTH_MODES
+from sbm_jax.axes import REAL_KINDS, SAE_MODES, TOKEN_KIND, WIDTH_MODES
 from sbm_jax.errors import UserError
 from sbm_jax.stages.context import Context
+from sbm_jax.stages.facts import token_kinds
 from sbm_jax.stages.null import KEPT
-from sbm_jax.stages.online import encoding_images, image_bytes, kept_bytes, training_images
+from sbm_jax.stages.online import by_backbone, encoding_images, image_bytes, kept_bytes, training_images
 from sbm_jax.store.spec import StoreSpec
 from sbm_jax.store.store import PARTIAL
 
@@ -24,6 +25,7 @@ STAGES = (
     "encode",
     "align",
     "assign",
+    "sizes",
     "rsa",
     "roi",
     "layers",
@@ -103,22 +105,26 @@ def _steps(ctx: Context) -> Iterator[Step]:
         work = 12 * s.n_trials * s.n_voxels
         budget = min(config.betas.memory_mb << 20, (21 * s.n_trials + 12 * s.n_images) * s.n_voxels)
         yield Step("betas", specs.betas[s.name], size, work, s.name, budget, s.source_bytes + trials)
-    per_image = image_bytes(ctx, "cls") + image_bytes(ctx, "patch")
+    stored = token_kinds(config, facts)
+    per_image = sum(image_bytes(ctx, kind) for kind in stored)
     acts = n * per_image
     weights = 4 * backbone.n_layers * backbone.d_model * (4 * backbone.d_model + 2 * backbone.mlp_width)
     # activations as computed and as stored, of one step and the next
-    forward = weights + config.extract.batch * per_image * (6 if config.extract.dtype == "float16" else 4)
+    forward = weights * len(by_backbone(stored)) + config.extract.batch * per_image * (
+        6 if config.extract.dtype == "float16" else 4
+    )
     backbone_flops = backbone.flops_per_image(facts.depth)
     if online := not (config.extract.keep or ctx.has(specs.activations)):
         acts, forward = 0, forward + kept_bytes(ctx)
     else:
         memory = forward + 2 * min(n, config.extract.shard_images) * per_image
-        yield Step("extract", specs.activations, acts, n * backbone_flops, None, memory)
+        yield Step("extract", specs.activations, acts, n * len(by_backbone(stored)) * backbone_flops, None, memory)
     if facts.has_rdms:
         work, memory = 4 * layers * n * n * d, 4 * n * layers * (1 + backbone.has_cls) * d
         yield Step("rdms", specs.rdms, 1e5, work + online * n * backbone_flops, None, memory + online * forward, acts)
         return
-    kinds = len({TOKEN_KIND[mode] for mode in config.sae_modes})
+    trained_kinds = {TOKEN_KIND[mode] for mode in config.sae_modes}
+    kinds, own = len(trained_kinds), len(trained_kinds & set(REAL_KINDS))
     train = config.train
     sweep = train.sweep
     # at most: combinations that only differ in what an objective does not use are trained once
@@ -130,15 +136,18 @@ def _steps(ctx: Context) -> Iterator[Step]:
     # parameters, gradients and two moments; pre-activations and their gradient; pools of mixed tokens
     memory = every * (16 * 2 * d + 8 * train.batch) + _pools(ctx)
     # what follows the hook, half of the blocks on average, for every member, the control, each kind alone and all together
-    cases = layers * (1 + grid * (1 + len(sweep.expansion))) * (2 * kinds - 1)
+    cases = layers * (1 + grid * (1 + len(sweep.expansion))) * max(0, 2 * own - 1)
     cost += min(train.fidelity_images, facts.n_measured) * backbone.flops_per_image(backbone.n_layers) * (1 + cases / 2)
     if online:
         memory, cost = memory + forward, cost + training_images(ctx) * backbone_flops
     yield Step("train", specs.saes, every * (2 * d + 4) * 4, cost, None, memory, min(acts, _drawn(ctx)))
     units = {mode: d if mode in WIDTH_MODES else u for mode in config.encode.modes}
-    width = {**units, "cls": 2 * k, "patch_mean": 2 * min(u, t * k), "patch_max": 2 * min(u, t * k)}
+    pooled = 2 * min(u, t * k)
+    width = {**units, "cls": 2 * k, "patch_mean": pooled, "patch_max": pooled, "untrained": pooled}
     codes = {mode: n * layers * width[mode] * 4 for mode in config.encode.modes}
-    tokens = sum({"cls": 1, "patch_mean": t, "random_relu": t}.get(mode, 0) for mode in config.encode.modes)
+    tokens = sum(
+        {"cls": 1, "patch_mean": t, "random_relu": t, "untrained": t}.get(mode, 0) for mode in config.encode.modes
+    )
     memory = 4 * kinds * layers * 2 * d * u + 4 * config.encode.batch * t * u
     cost = 2 * n * layers * tokens * d * u
     if online:  # with the images of one shard of codes at hand
@@ -170,6 +179,10 @@ def _steps(ctx: Context) -> Iterator[Step]:
         # 900 bytes of the solver per pair, as measured; it is not counted in floating-point operations
         memory = (900 if config.assign.soft else 100) * pairs + (align.memory_mb << 20)
         yield Step("assign", specs.assign[s.name], out, 0, s.name, memory)
+    chosen = sum(min(s.n_voxels, config.sizes.voxels) * s.n_images for s in facts.subjects)
+    flops = sum(2 * chosen * layers * units[mode] for mode in config.encode.modes)
+    read = sum(codes.values()) * sum(s.n_images for s in facts.subjects) / n
+    yield Step("sizes", specs.sizes, 1e4, flops, None, max(codes.values()) / layers + 2 * budget, read)
     rdms = facts.n_shared**2 * layers * sum(2 * units[mode] for mode in config.encode.modes)
     memory = 8 * facts.n_shared * (facts.n_shared + u)
     yield Step("rsa", specs.rsa, 1e5, rdms, None, memory, sum(codes.values()) * facts.n_shared / n)
@@ -185,7 +198,7 @@ def _pools(ctx: Context) -> float:
     """Bytes of the pools of mixed tokens: two per token kind, one in use and the next; one where it holds every image."""
     n, total = ctx.facts.n_trained, 0.0
     for kind in {TOKEN_KIND[mode] for mode in ctx.config.sae_modes}:
-        images = ctx.config.train.pool_tokens / (ctx.facts.backbone.n_patches if kind == "patch" else 1)
+        images = ctx.config.train.pool_tokens / (ctx.facts.backbone.n_patches if kind != "cls" else 1)
         total += min(n, 2 * images) * image_bytes(ctx, kind)
     return total
 

@@ -31,7 +31,12 @@ def message(path: Path | None, *overrides: str) -> str:
 def test_the_embedded_default():
     config = load_config(None)
     assert config.data.root == config.backbone.path == "demo"
-    assert config.encode.modes == list(MODES) and config.sae_modes == ["cls", "patch_mean", "patch_max"]
+    assert config.encode.modes == [mode for mode in MODES if mode != "untrained"]
+    assert config.sae_modes == [
+        "cls",
+        "patch_mean",
+        "patch_max",
+    ]
     assert load_config(None) == config == Config.model_validate(demo_config())
 
 

@@ -130,27 +130,7 @@ def topk_keys(
     y = jnp.pad(y_nv, ((0, 0), (0, blocks_v * bv - n_voxels)))
     y_bnv = y.reshape(n, blocks_v, bv).transpose(1, 0, 2)
     offset_v = _keys(jnp.pad(real_v, (0, blocks_v * bv - n_voxels)), 0, valid_voxels).reshape(blocks_v, bv)
-    pad_u = blocks_u * bu - n_units
-
-    def dense_block(codes_nu: jax.Array) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
-        padded = jnp.pad(codes_nu, ((0, 0), (0, pad_u)))
-        return lambda i: unit_columns(jax.lax.dynamic_slice_in_dim(padded, i * bu, bu, axis=1), center)
-
-    def sparse_block(codes: UnitCodes) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
-        shift, real = jnp.pad(codes.shift_u, (0, pad_u)), jnp.pad(codes.real_u, (0, pad_u))
-        rows = jnp.arange(n)[:, None]
-
-        def block(i: jax.Array) -> tuple[jax.Array, jax.Array]:
-            local = codes.units_nk - i * bu
-            inside = (local >= 0) & (local < bu)
-            silent = jnp.pad(-jax.lax.dynamic_slice_in_dim(shift, i * bu, bu), (0, 1))
-            # Entries of other blocks go to a spare column, which is cut off.
-            a = jnp.broadcast_to(silent, (n, bu + 1)).at[rows, jnp.where(inside, local, bu)].set(codes.values_nk)
-            return a[:, :bu], jax.lax.dynamic_slice_in_dim(real, i * bu, bu)
-
-        return block
-
-    code_block = sparse_block(codes) if isinstance(codes, UnitCodes) else dense_block(codes)
+    code_block = unit_blocks(codes, n, n_units, bu, center)
 
     def unit_step(best_v: tuple[jax.Array, jax.Array], i: jax.Array):
         a, real_u = code_block(i)
@@ -181,6 +161,33 @@ def topk_keys(
         values_u.reshape(-1, k_unit)[:n_units] if k_unit else jnp.zeros((n_units, 0)),
         voxels_u.reshape(-1, k_unit)[:n_units] if k_unit else jnp.zeros((n_units, 0), jnp.int32),
     )
+
+
+def unit_blocks(
+    codes: jax.Array | UnitCodes, n: int, n_units: int, bu: int, center: bool
+) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+    """Number of a block -> its `bu` unit columns [n, bu], which are real [bu]; columns past the last unit are 0."""
+    pad_u = -n_units % bu
+
+    def dense_block(codes_nu: jax.Array) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+        padded = jnp.pad(codes_nu, ((0, 0), (0, pad_u)))
+        return lambda i: unit_columns(jax.lax.dynamic_slice_in_dim(padded, i * bu, bu, axis=1), center)
+
+    def sparse_block(codes: UnitCodes) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+        shift, real = jnp.pad(codes.shift_u, (0, pad_u)), jnp.pad(codes.real_u, (0, pad_u))
+        rows = jnp.arange(n)[:, None]
+
+        def block(i: jax.Array) -> tuple[jax.Array, jax.Array]:
+            local = codes.units_nk - i * bu
+            inside = (local >= 0) & (local < bu)
+            silent = jnp.pad(-jax.lax.dynamic_slice_in_dim(shift, i * bu, bu), (0, 1))
+            # Entries of other blocks go to a spare column, which is cut off.
+            a = jnp.broadcast_to(silent, (n, bu + 1)).at[rows, jnp.where(inside, local, bu)].set(codes.values_nk)
+            return a[:, :bu], jax.lax.dynamic_slice_in_dim(real, i * bu, bu)
+
+        return block
+
+    return sparse_block(codes) if isinstance(codes, UnitCodes) else dense_block(codes)
 
 
 def _keys(real: jax.Array, first: int | jax.Array, valid: int | jax.Array) -> jax.Array:

@@ -132,8 +132,10 @@ def export_store(store: Store, out: Path, format: WriteFormat, model_name: str =
     members = store.json("metrics.json")["members"]
     first = members[0]["expansion"]
     for index, member in enumerate(members):
+        # Not an autoencoder of the model, but of its architecture before training.
+        twin = " (untrained)" if member["kind"] == "untrained" else ""
         names = {
-            "model_name": model_name,
+            "model_name": model_name + twin,
             "hook_name": member["hook"],
             "token_kind": member["kind"],
             "store": store.name,

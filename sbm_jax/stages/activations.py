@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -13,10 +14,12 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sbm_jax.backbones import Backbone, forward, load_backbone
+from sbm_jax.backbones.untrained import untrained_twin
 from sbm_jax.errors import UserError
 from sbm_jax.images.batches import square_batches
 from sbm_jax.mesh import make_mesh
 from sbm_jax.sae.stream import array_name, read_many
+from sbm_jax.stages.facts import token_kinds
 from sbm_jax.stages.online import rooms, used_kinds
 from sbm_jax.stages.pictures import geometry_of
 
@@ -24,12 +27,14 @@ if TYPE_CHECKING:
     from sbm_jax.stages.context import Context
 
 Arrays = dict[str, np.ndarray]
+Computed = dict[str, jax.Array]
+Compute = Callable[[np.ndarray], tuple[Computed, jax.Array]]
 T = TypeVar("T")
 _AT_HAND = 512  # images; of more, all arrays may not fit into memory
 
 
 class ForwardPass:
-    """The backbone over the images of a run, by row.
+    """The backbone, and where its tokens are asked for its untrained twin, over the images of a run, by row.
 
     arrays: shape and dtype of every activation array, by its name in the store; batch: images per step.
     Every step has one shape (short batches are padded), whatever images are asked for.
@@ -44,23 +49,35 @@ class ForwardPass:
         self.geometry = geometry_of(ctx, backbone)
         self.arrays = array_shapes(ctx)
         self._compute = activations_function(backbone, self.hooks, self.dtype, mesh)
+        self._twin: Compute | None = None
+        if "untrained" in token_kinds(ctx.config, facts):
+            twin = untrained_twin(backbone, ctx.config.encode.seed)
+            self._twin = _named_untrained(activations_function(twin, self.hooks, self.dtype, mesh), self.hooks)
 
     def blocks(self, rows_n: Sequence[int] | np.ndarray, names: Iterable[str]) -> Iterator[tuple[slice, Arrays]]:
-        """(places in `rows_n`, {name: activations of those images}) per step; the next step runs meanwhile.
+        """(places in `rows_n`, {name: activations of those images}) per step; the next step runs meanwhile. A backbone of
+        which no array is wanted does not run.
 
         Raises UserError for an unreadable image, or activations that are not finite in the store's dtype.
         """
         sources, done = [self.sources[row] for row in rows_n], 0
-        for count, out, finite in _one_ahead(self._steps(sources)):
+        names = list(names)
+        kinds = {_kind(name) for name in names}
+        functions = [self._compute] if kinds - {"untrained"} else []
+        if "untrained" in kinds and self._twin is not None:
+            functions.append(self._twin)
+        for count, out, finite in _one_ahead(self._steps(sources, functions)):
             block = slice(done, done + count)
             _check_finite(np.asarray(finite)[:count], self.hooks, sources[block], self.dtype)
             yield block, {name: np.asarray(out[name])[:count] for name in names}
             done += count
 
-    def _steps(self, sources: Sequence) -> Iterator[tuple[int, dict[str, jax.Array], jax.Array]]:
+    def _steps(self, sources: Sequence, functions: Sequence[Compute]) -> Iterator[tuple[int, Computed, jax.Array]]:
         for pixels in square_batches(sources, self.geometry, self.batch):
-            padding = np.zeros((self.batch - len(pixels), *pixels.shape[1:]), np.uint8)
-            yield len(pixels), *self._compute(np.concatenate([pixels, padding]))
+            padded = np.pad(pixels, [(0, self.batch - len(pixels)), (0, 0), (0, 0), (0, 0)])
+            found = [function(padded) for function in functions]
+            finite = functools.reduce(jnp.logical_and, (finite for _, finite in found))
+            yield len(pixels), {name: x for out, _ in found for name, x in out.items()}, finite
 
 
 class OnlineActivations:
@@ -156,13 +173,15 @@ class Kept:
 
 
 def array_shapes(ctx: Context) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape and dtype of every array of the activation store: per hook `cls` [n, d] (if there is one) and `patch` [n, t, d]."""
+    """Shape and dtype of every array of the activation store: per hook `cls` [n, d] (if there is one), `patch` [n, t, d] and,
+    where they are asked for, the patch tokens of the untrained backbone, `untrained` [n, t, d].
+    """
     backbone, n = ctx.facts.backbone, ctx.facts.n_images
     out = {}
     for hook in ctx.facts.hooks:
         width = backbone.hook_shape(hook)[1]
-        shapes = {"cls": (n, width)} if backbone.has_cls else {}
-        for kind, shape in (shapes | {"patch": (n, backbone.n_patches, width)}).items():
+        for kind in token_kinds(ctx.config, ctx.facts):
+            shape = (n, width) if kind == "cls" else (n, backbone.n_patches, width)
             out[array_name(hook, kind)] = jax.ShapeDtypeStruct(shape, ctx.config.extract.dtype)
     return out
 
@@ -181,9 +200,7 @@ def _one_ahead(items: Iterator[T]) -> Iterator[T]:
     yield from held
 
 
-def activations_function(
-    backbone: Backbone, hooks: tuple[str, ...], dtype: str, mesh: jax.sharding.Mesh
-) -> Callable[[np.ndarray], tuple[dict[str, jax.Array], jax.Array]]:
+def activations_function(backbone: Backbone, hooks: tuple[str, ...], dtype: str, mesh: jax.sharding.Mesh) -> Compute:
     """Jitted uint8 [b, s, s, 3] -> ({`hook/cls`: [b, d], `hook/patch`: [b, t, d]}, finite [b, hooks]).
 
     The batch is split over the mesh's `data` axis; the model is on every device. Nothing is communicated, so that it may run
@@ -206,6 +223,16 @@ def activations_function(
 
     model = jax.device_put(backbone.model, NamedSharding(mesh, P()))
     return lambda pixels: compute(model, jax.device_put(pixels, split))
+
+
+def _named_untrained(function: Compute, hooks: tuple[str, ...]) -> Compute:
+    """The patch tokens of an untrained backbone under their own names."""
+
+    def compute(pixels: np.ndarray) -> tuple[Computed, jax.Array]:
+        out, finite = function(pixels)
+        return {array_name(hook, "untrained"): out[array_name(hook, "patch")] for hook in hooks}, finite
+
+    return compute
 
 
 def _check_finite(finite_bl: np.ndarray, hooks: tuple[str, ...], files: Sequence, dtype: str) -> None:

@@ -13,7 +13,7 @@ from sbm_jax.brain.opening import open_dataset
 from sbm_jax.config import Config, dump_config
 from sbm_jax.errors import StoreError, UserError
 from sbm_jax.provenance import provenance
-from sbm_jax.stages.facts import Facts, gather_facts, read_options
+from sbm_jax.stages.facts import Facts, gather_facts, read_options, token_kinds
 from sbm_jax.store.spec import StoreSpec, pretty_json
 from sbm_jax.store.store import PARTIAL, Store, StoreWriter, is_finished
 
@@ -35,6 +35,7 @@ class Specs:
     codes: StoreSpec
     align: dict[str, StoreSpec]
     assign: dict[str, StoreSpec]
+    sizes: StoreSpec
     rsa: StoreSpec
     roi: StoreSpec
     layers: StoreSpec
@@ -47,10 +48,11 @@ def make_specs(config: Config, facts: Facts) -> Specs:
     """The chain of specs. Settings that cannot change the numbers (batch sizes, devices, budgets) are left out."""
     extract = config.extract.model_dump(include={"dtype", "shard_images", "geometry"})
     model = {"image_size": facts.backbone.image_size, "compute": config.backbone.dtype}
+    twin = {"untrained": config.encode.seed} if "untrained" in token_kinds(config, facts) else {}
     activations = StoreSpec(
         "activations",
         1,
-        {"extract": extract, "hooks": list(facts.hooks), **model},
+        {"extract": extract, "hooks": list(facts.hooks), **model, **twin},
         {"images": facts.images_fingerprint, "weights": facts.backbone.weights_hash},
     )
     saes = StoreSpec(
@@ -93,6 +95,8 @@ def make_specs(config: Config, facts: Facts) -> Specs:
         for name in betas
     }
     unscored = {"select": select} if select == "none" else {}
+    candidates = {"sizes": config.sizes.model_dump(), "sign": config.align.sign, **floor, **unscored}
+    sizes = StoreSpec("sizes", 1, candidates, {"codes": codes.name, **brains})
     roi = StoreSpec("roi", 1, {"roi": config.roi.model_dump(), **floor, **unscored}, {"codes": codes.name, **brains})
     layers = StoreSpec("layers", 1, by_roi, aligned)
     recovery = StoreSpec("recovery", 1, floor, aligned) if facts.has_truth else None
@@ -103,6 +107,7 @@ def make_specs(config: Config, facts: Facts) -> Specs:
         {"report": config.report.model_dump(), **floor},
         {
             **{f"assign {name}": spec.name for name, spec in assign.items()},
+            "sizes": sizes.name,
             "rsa": rsa.name,
             "roi": roi.name,
             "layers": layers.name,
@@ -115,7 +120,9 @@ def make_specs(config: Config, facts: Facts) -> Specs:
         "title": config.report.title,
     }
     rdms = StoreSpec("rdms", 1, compared, {"activations": activations.name})
-    return Specs(trials, betas, activations, saes, codes, align, assign, rsa, roi, layers, recovery, report, rdms)
+    return Specs(
+        trials, betas, activations, saes, codes, align, assign, sizes, rsa, roi, layers, recovery, report, rdms
+    )
 
 
 @dataclass

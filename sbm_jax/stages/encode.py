@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from sbm_jax.axes import CONTROLS, FITTED_MODES, SAE_MODES, WIDTH_MODES
+from sbm_jax.axes import CONTROLS, FITTED_MODES, SAE_MODES, TOKEN_KIND, WIDTH_MODES
 from sbm_jax.kernels import topk_encode
 from sbm_jax.mesh import make_mesh
 from sbm_jax.progress import progress
@@ -31,8 +31,9 @@ _CHUNK_CODES = 128
 def run(ctx: Context) -> Store:
     """Write the code store. Per mode and hook:
 
-    `cls`, `patch_mean`, `patch_max`: `values` [n, k] with `units` [n, k] (zero values are padding) and `active` [n],
-        the number of units that fire on each image. The CLS code, or the patch codes pooled over patches.
+    `cls`, `patch_mean`, `patch_max`, `untrained`: `values` [n, k] with `units` [n, k] (zero values are padding) and
+        `active` [n], the number of units that fire on each image. The CLS code, or the patch codes pooled over patches; for
+        `untrained` their mean, of the patch tokens of the untrained backbone.
     `raw`, `pca` [n, d], `random`, `random_relu` [n, u]: the controls of `controls.py`, fitted where they need it on the images
         that training may see.
     """
@@ -129,8 +130,9 @@ def _encode_block(
     mesh = make_mesh({"data": len(ctx.devices)}, ctx.devices)
     step = -(-ctx.config.encode.batch // mesh.size) * mesh.size
     start = rows.start
+    read = functools.cache(lambda kind: acts.read(array_name(hook, kind), rows))
     if "cls" in modes:
-        x = acts.read(array_name(hook, "cls"), rows)
+        x = read("cls")
         if code.any_number:
             dense = np.asarray(_cls_codes(params["cls", hook], _padded(x, step), code))[: len(x)]
             values, units = _compact(dense, u)
@@ -138,16 +140,18 @@ def _encode_block(
             values, units = _cls_top(params["cls", hook], _padded(x, step), code.k)
             values, units = np.asarray(values)[: len(x)], np.asarray(units)[: len(x)]
         _write_sparse(writer, f"cls/{hook}", start, values, np.where(values > 0, units, 0))
-    if set(modes) - {"cls"}:
-        x = acts.read(array_name(hook, "patch"), rows)
+    if set(modes) - {"cls", "untrained"}:
+        x = read("patch")
         raw = x.astype(np.float32).mean(axis=1)
         for mode in CONTROLS:
             if mode in modes:
                 writer.write(f"{mode}/{hook}", start, codes(mode, controls, x, raw, mesh, step))
-        wanted = tuple(mode for mode in ("patch_mean", "patch_max") if mode in modes)
+    for kind in ("patch", "untrained"):
+        wanted = tuple(mode for mode in SAE_MODES if TOKEN_KIND[mode] == kind and mode in modes)
         if wanted:
+            x = read(kind)
             pool = pooled_codes(mesh, code, u, wanted)
-            pooled = [pool(params["patch", hook], _padded(x[i : i + step], step)) for i in range(0, len(x), step)]
+            pooled = [pool(params[kind, hook], _padded(x[i : i + step], step)) for i in range(0, len(x), step)]
             for mode in wanted:
                 dense = np.concatenate([np.asarray(block[mode]) for block in pooled])[: len(x)]
                 width = writer.width(f"{mode}/{hook}/values")
@@ -188,12 +192,14 @@ def pooled_codes(mesh: Mesh, code: Code, u: int, modes: tuple[str, ...]) -> Call
             "patch_mean": lambda: zero.at[rows, units].add(values / t),
             "patch_max": lambda: zero.at[rows, units].max(values),
         }
+        pools["untrained"] = pools["patch_mean"]
         return {mode: pools[mode]() for mode in modes}
 
     def any_number(member: Member, x_ntd: jax.Array) -> dict[str, jax.Array]:
         def image(x_td: jax.Array) -> dict[str, jax.Array]:
             z = final_codes(*code, member.params, member.threshold, normalise(member.norm, x_td[None])[0])
             pools = {"patch_mean": lambda: z.mean(axis=0), "patch_max": lambda: z.max(axis=0)}
+            pools["untrained"] = pools["patch_mean"]
             return {mode: pools[mode]() for mode in modes}
 
         return jax.lax.map(image, x_ntd)  # one image at a time: codes of all tokens of a batch would not fit

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sbm_jax.axes import hook_name
+from sbm_jax.axes import TOKEN_KIND, hook_name
 from sbm_jax.backbones.describe import BackboneFacts, describe_backbone
 from sbm_jax.brain.dataset import Dataset, Subject
 from sbm_jax.brain.opening import open_dataset
@@ -92,6 +92,15 @@ class Facts:
         """True when the dataset says which latent drives which vertex (folder `truth`)."""
         tables = self.dataset is not None and self.dataset.format == "sbm-tables"
         return self.demo is not None or (tables and (self.root / "truth").is_dir())
+
+
+def token_kinds(config: Config, facts: Facts) -> tuple[str, ...]:
+    """Kinds of tokens that are kept of every image: CLS where there is one, patches, and where an encoded mode needs them
+    those of the untrained backbone.
+    """
+    wanted = {TOKEN_KIND[mode] for mode in config.encode.modes} if not facts.has_rdms else set()
+    own = ("cls", "patch") if facts.backbone.has_cls else ("patch",)
+    return own + (("untrained",) if "untrained" in wanted else ())
 
 
 def gather_facts(config: Config, stores: Path) -> Facts:

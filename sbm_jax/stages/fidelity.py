@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sbm_jax.axes import hook_name
+from sbm_jax.axes import REAL_KINDS, hook_name
 from sbm_jax.backbones import Backbone, forward, forward_from, load_backbone
 from sbm_jax.backbones.spec import parse_hook
 from sbm_jax.images.batches import square_batches
@@ -62,6 +62,7 @@ def fidelity(
     """Facts of the measurement, and one record per member (None at hooks off the residual stream).
 
     trained: one result per dictionary size. Computed on the devices of the calling process alone.
+    Tokens of an untrained backbone are in no case: they stand for nothing in this one, and their records are None.
 
     Record: `alone` (this member's tokens replaced) and `together` (all kinds of tokens of the stack at that hook, each by
     its own autoencoder; None with one kind), each with `sae`, `mean` (the control, the mean training token everywhere) as
@@ -75,7 +76,8 @@ def fidelity(
     mesh = make_mesh({"data": len(ctx.devices)}, ctx.devices)
     runner = Runner(backbone, mesh)
     after = {hook: place for hook in stack.hooks if (place := _block(backbone, hook)) is not None}
-    cases = _cases(stack, tuple(after))
+    kinds = tuple(kind for kind in stack.kinds if kind in REAL_KINDS)
+    cases = _cases(replace(stack, kinds=kinds), tuple(after))
     edits = _Edits(stack, trained, mesh)
     found: dict[Case | None, list[np.ndarray]] = {case: [] for case in (None, *cases)}
     original: list[np.ndarray] = []
@@ -102,16 +104,16 @@ def fidelity(
         "original": {"accuracy": reference.accuracy},
         "identity": scored[None].as_json(),
     }
-    return about, [_record(scored, stack, member.kind, member.hook, member.point) for member in stack.members]
+    return about, [_record(scored, kinds, member.kind, member.hook, member.point) for member in stack.members]
 
 
 def _record(
-    scored: dict[Case | None, Answers], stack: Stack, kind: str, hook: str, point: Point
+    scored: dict[Case | None, Answers], together: tuple[str, ...], kind: str, hook: str, point: Point
 ) -> dict[str, Any] | None:
     if Case(hook, (kind,), point) not in scored:
         return None
     out: dict[str, Any] = {}
-    for name, kinds in (("alone", (kind,)), ("together", stack.kinds)):
+    for name, kinds in (("alone", (kind,)), ("together", together)):
         if name == "together" and len(kinds) == 1:
             out[name] = None
             continue

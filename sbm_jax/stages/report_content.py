@@ -25,6 +25,7 @@ from sbm_jax.stages.report_maps import SPACE, SubjectMaps, cortex
 from sbm_jax.stages.report_recovery import recovery_tables
 from sbm_jax.stages.report_saes import sae_plots, sae_tables
 from sbm_jax.stages.report_selection import chosen_on, similarity_text, told_over, warnings
+from sbm_jax.stages.report_sizes import size_plots, size_tables
 
 METHODS = (
     (
@@ -35,7 +36,9 @@ METHODS = (
     (
         "Controls",
         "Shuffled: the whole search with images permuted. Random directions: as many random projections of the same "
-        "neurons as the autoencoders have units. Raw neurons are fewer, so their maximum is over fewer candidates.",
+        "neurons as the autoencoders have units. Raw neurons are fewer, so their maximum is over fewer candidates; the tables "
+        "and charts of equal numbers of candidates take that away. Untrained backbone, where listed: autoencoders trained alike on "
+        "the patch tokens of the same architecture with random weights.",
     ),
     (
         "Significance",
@@ -75,6 +78,7 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -
         tables=[
             *_summary_tables(summary),
             *assign_tables(summary),
+            *size_tables(summary),
             *sae_tables(summary),
             *_roi_tables(summary),
             *_rsa_tables(ctx, summary),
@@ -84,7 +88,7 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -
         subjects={name: found.on_cortex for name, found in drawn.items()},
         outlines={name: found.atlases for name, found in drawn.items()},
         curves=_curves(ctx, summary),
-        plots=sae_plots(summary),
+        plots=[*size_plots(summary), *sae_plots(summary)],
         exemplars=_exemplars(ctx),
         recovery=recovery_tables(recovery, chosen_on(align), told_over(data["shared"])) if recovery else None,
         methods=(("Similarity", similarity_text(align)), *METHODS),

@@ -11,7 +11,7 @@ from sbm_jax.sae.front import SETTINGS
 
 _DOWNSTREAM = "replacing this autoencoder's tokens alone, or together with the other kind's; see below the table"
 _MOST_NAMES = 12
-_NAMES = {"cls": "CLS", "patch": "patch"}
+_NAMES = {"cls": "CLS", "patch": "patch", "untrained": "untrained backbone's patch"}
 
 
 def sae_tables(summary: dict[str, Any]) -> list[Table]:

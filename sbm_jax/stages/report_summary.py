@@ -16,7 +16,8 @@ ALPHA = 0.05  # of the shares of significant voxels; family-wise, and as a false
 
 
 def summarise(ctx: Context) -> dict[str, Any]:
-    """Keys: dataset, backbone, those of `_saes`, subjects (per subject and mode), assign, rsa, structure, roi, layers, recovery.
+    """Keys: dataset, backbone, those of `_saes`, subjects (per subject and mode), assign, sizes, rsa, structure, roi, layers,
+    recovery.
 
     Similarities are means over the responsive voxels, those with ncsnr at or above the floor fixed beforehand.
     """
@@ -41,6 +42,7 @@ def summarise(ctx: Context) -> dict[str, Any]:
         **_saes(ctx.open(ctx.specs.saes).json("metrics.json")),
         "subjects": {s.name: subject_summary(ctx, s.name, rsa["structure"][s.name]) for s in ctx.subjects},
         "assign": {s.name: ctx.open(ctx.specs.assign[s.name]).json("assign.json") for s in ctx.subjects},
+        "sizes": ctx.open(ctx.specs.sizes).json("sizes.json"),
         "rsa": rsa["images"],
         "roi": {"alignment": roi.json("alignment.json"), "voxels": roi.json("rois.json")},
         "layers": ctx.open(ctx.specs.layers).json("profiles.json"),

@@ -24,11 +24,12 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "encode": ("dataset", "extract", "train"),
     "align": ("betas", "encode"),
     "assign": ("align",),
+    "sizes": ("betas", "encode"),
     "rsa": ("align",),
     "roi": ("betas", "encode"),
     "layers": ("align",),
     "recovery": ("layers",),
-    "report": ("assign", "rsa", "roi", "layers", "recovery"),
+    "report": ("assign", "sizes", "rsa", "roi", "layers", "recovery"),
     "rdms": ("dataset", "extract"),
 }
 

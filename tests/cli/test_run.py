@@ -13,7 +13,20 @@ from pathlib import Path
 import pytest
 import yaml
 
-STAGES = ("betas", "extract", "train", "encode", "align", "assign", "rsa", "roi", "layers", "recovery", "report")
+STAGES = (
+    "betas",
+    "extract",
+    "train",
+    "encode",
+    "align",
+    "assign",
+    "sizes",
+    "rsa",
+    "roi",
+    "layers",
+    "recovery",
+    "report",
+)
 STORES = (
     "dataset",
     "betas",
@@ -22,6 +35,7 @@ STORES = (
     "encode",
     "align",
     "assign",
+    "sizes",
     "rsa",
     "roi",
     "layers",
@@ -128,12 +142,13 @@ def test_dry_run_marks_what_was_not_asked_for(tiny, program, tmp_path):
 def test_overrides_rename_what_follows_and_nothing_else(tiny, program):
     cases = {
         "rsa.structure_voxels=50": {"rsa", "report"},
+        "sizes.draws=2": {"sizes", "report"},
         "report.title=other": {"report"},
         "roi.top_units=4": {"roi", "report"},
         "roi.min_voxels=6": {"rsa", "roi", "layers", "report"},
         "align.seed=1": {"align", "rsa", "layers", "recovery", "report"},
-        "encode.seed=1": {"encode", "align", "rsa", "roi", "layers", "recovery", "report"},
-        "train.seed=1": {"train", "encode", "align", "rsa", "roi", "layers", "recovery", "report"},
+        "encode.seed=1": {"encode", "align", "sizes", "rsa", "roi", "layers", "recovery", "report"},
+        "train.seed=1": {"train", "encode", "align", "sizes", "rsa", "roi", "layers", "recovery", "report"},
         "extract.dtype=float32": set(STORES) - {"dataset", "betas"},
         "data.demo.seed=1": set(STORES),
         # These cannot change the numbers, so they rename nothing.

@@ -24,6 +24,7 @@ KINDS = {
     "roi": 1,
     "rsa": 1,
     "saes": 1,
+    "sizes": 1,
 }
 SUMMARY = {
     "assign": {"subj01", "subj02"},
@@ -34,6 +35,7 @@ SUMMARY = {
     "roi": {"alignment", "voxels"},
     "rsa": {"n_images", "rois", "too_small"},
     "sae_fidelity": {"categories", "embedding", "identity", "images", "original"},
+    "sizes": {"subj01", "subj02"},
     "subjects": {"subj01", "subj02"},
 }
 SAE = {

@@ -31,10 +31,10 @@ def test_every_store_once(planned):
     counts = Counter(job.stage for job in sweep.jobs.values())
     one_for_all = dict.fromkeys(("dataset", "extract"), 1)
     two = dict.fromkeys(("betas", "train", "encode"), 2)
-    four = dict.fromkeys(("align", "assign", "rsa", "roi", "layers", "recovery", "report"), 4)
+    four = dict.fromkeys(("align", "assign", "sizes", "rsa", "roi", "layers", "recovery", "report"), 4)
     assert counts == one_for_all | two | four
     assert {store for mine in sweep.stores for store in mine} == set(sweep.jobs)
-    assert [len(mine) for mine in sweep.stores] == [12] * 4
+    assert [len(mine) for mine in sweep.stores] == [13] * 4
 
 
 def test_waves_are_the_stages_in_order(planned):
