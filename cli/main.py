@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from sbm_jax import __version__
+from sbm_jax import __version__, interrupt
 from sbm_jax.cli.bench import bench
 from sbm_jax.cli.data import data
 from sbm_jax.cli.options import make_context, run_options
@@ -153,6 +153,7 @@ def demo_zero_shot(machine: Machine, scenes: int) -> None:
 
 def main() -> None:
     """Entry point: a UserError is one message on stderr and exit code 2, never a traceback."""
+    interrupt.watch()
     try:
         sys.exit(cli(prog_name="sbm-jax", standalone_mode=False))
     except click.ClickException as error:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sbm_jax import processes
+from sbm_jax import interrupt, processes
 from sbm_jax.axes import MODE_TITLES
 from sbm_jax.errors import UserError
 from sbm_jax.plan import STAGES, Step, short, steps
@@ -43,6 +43,7 @@ def run(ctx: Context, chosen: Sequence[str] = STAGES, say: Callable[[str], None]
 
 def make(ctx: Context, step: Step, say: Callable[[str], None] = log) -> None:
     """Make one store unless it is there; all processes train, the first does everything else."""
+    interrupt.check()
     found = ctx.has(step.spec)
     processes.wait(step.spec.name)  # nobody writes between looking and this
     if found:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sbm_jax import interrupt
 from sbm_jax.processes import is_first
 
 LINE_SECONDS = 10.0
@@ -26,7 +27,8 @@ class Task:
         self._first, self._start, self._last_line = done, time.monotonic(), time.monotonic()
 
     def advance(self, count: int = 1) -> None:
-        """`count` more pieces are finished."""
+        """`count` more pieces are finished. Raises KeyboardInterrupt where one was asked for and dropped."""
+        interrupt.check()
         self.done += count
         now = time.monotonic()
         if now - self._last_line >= LINE_SECONDS:
@@ -47,6 +49,7 @@ class _BarTask(Task):
         self._bar, self._bar_id = bar, bar_id
 
     def advance(self, count: int = 1) -> None:
+        interrupt.check()
         self.done += count
         self._bar.update(self._bar_id, completed=self.done, detail=self.line(time.monotonic()))  # type: ignore[attr-defined]
 
