@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,12 +24,13 @@ BLOCK, BLOCK_UNIT = 128, 256  # voxels at a time; the selection of a unit's voxe
 CACHE = 1 << 20  # bytes of a block of y, which should stay in a core's cache
 
 
+def threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def sparse_wins(codes: SparseCodes, n_voxels: int, k_unit: int) -> bool:
     """Whether the sparse search is faster than the dense pass on CPU, by entries and units that fire."""
-    import jax
-
-    if jax.default_backend() != "cpu":
-        return False
     n, u = codes.n_images, codes.n_units
     m = np.bincount(np.asarray(codes.units_nk)[np.asarray(codes.values_nk) != 0], minlength=u)
     ours = np.minimum(m * GATHER, n * PRODUCT).sum() + (m > 0).sum() * (ROW + UNIT_LIST * (k_unit > 0)) + n * COPY
