@@ -115,7 +115,9 @@ def _unit_blocks(
         x = codes[:, i : i + bu]
         a_nu = np.empty(x.shape, np.float32)
         parts = _parts(x.shape[1], threads)
-        real = np.concatenate(list(pool.map(lambda part: _unit_columns(x[:, part], a_nu[:, part], center), parts)))
+        real = np.concatenate(
+            list(pool.map(_unit_columns, [x[:, p] for p in parts], [a_nu[:, p] for p in parts], [center] * len(parts)))
+        )
         if real.any():
             yield (i + np.flatnonzero(real)).astype(np.int32), a_nu if real.all() else a_nu[:, real]
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import jax
 
 Precision = Literal["f32", "bf16x3", "bf16"]
-PRECISIONS: tuple[str, ...] = get_args(Precision)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 # Of the split alone, per sum |a_i y_i| <= |a| |y| = 1: bf16 drops a lo and b lo (2 2^-8, and their product); bf16x3 drops
 # lo lo (2^-16) and both remainders (2 2^-16), each times at most 1 + 2^-7.
