@@ -1,4 +1,6 @@
-"""`python bench/align.py [--large] [--repeats 3]`: best unit of every voxel, ours against dense NumPy and SciPy's CSR product.
+"""`python bench/align.py [--large | --dense] [--repeats 3]`: best unit of every voxel, ours against NumPy and SciPy's CSR product.
+
+`--dense`: dense codes, 1,000 and 9,000 images, against the rates of products alone; each precision with its largest error.
 
 All get unit columns of the responses and of the codes ready made (ours makes its own of the codes within the time), and are
 taken in turn, so that ratios of one run count. `--large`: 9,000 images, 12 layers.
@@ -19,10 +21,12 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from sbm_jax.bench.common import gemm_rate, interleaved, median, save
-from sbm_jax.kernels import SparseCodes, cosine_topk, prepare_responses
+from sbm_jax.kernels import SparseCodes, cosine_topk, cosine_topk_both, prepare_responses
 from sbm_jax.kernels.codes import unit_values
-from sbm_jax.kernels.cosine_topk import bounds, sparse
+from sbm_jax.kernels.cosine_topk import bounds, reference, sparse
 from sbm_jax.kernels.cosine_topk.columns import columns
+from sbm_jax.kernels.cosine_topk.paired import unit_rows
+from sbm_jax.kernels.cosine_topk.precision import PRECISIONS, Precision, error_bound
 from sbm_jax.kernels.cosine_topk.reference import CONSTANT
 
 
@@ -176,16 +180,68 @@ def _numpy(codes: SparseCodes, y_nv: np.ndarray) -> np.ndarray:
     return dense_argmax(a_un[:-1], y_nv)
 
 
+def dense_row(rng: np.random.Generator, n: int, u: int, v: int, k_voxel: int, k_unit: int, repeats: int) -> dict:
+    """Seconds of dense codes by each way, rates as shares of those of products alone, errors of the named precisions.
+
+    `product` is NumPy's (BLAS) alone, of ready unit columns in blocks that are not kept; `numpy` the same and argmax.
+    """
+    codes, y = (rng.normal(size=(n, size)).astype(np.float32) for size in (u, v))
+    prepared = prepare_responses(y)
+    y_nv = np.asarray(prepared.y_nv)
+    a_un = unit_rows(codes.T)
+    work = np.empty((2048, 2048), np.float32)
+
+    def product() -> None:
+        for i in range(0, u, 2048):
+            for j in range(0, v, 2048):
+                a, b = a_un[i : i + 2048], y_nv[:, j : j + 2048]
+                np.matmul(a, b, out=work[: len(a), : b.shape[1]])
+
+    def ours(implementation: str, precision: Precision = "f32") -> Any:
+        options: dict[str, Any] = {"implementation": implementation, "precision": precision}
+        return cosine_topk_both(codes, prepared, k_voxel, k_unit, **options)
+
+    calls: dict[str, Callable[[], Any]] = {"product": product, "numpy": lambda: dense_argmax(a_un, y_nv)}
+    calls["host"] = lambda: ours("host")
+    calls |= {f"xla {name}": lambda name=name: ours("xla", name) for name in PRECISIONS}
+    taken = interleaved(calls, repeats)
+    seconds = {key: median(value) for key, value in taken.items()}
+    some = slice(0, 64)
+    exact = reference.similarity(codes, y[:, some], True)[0].T
+    errors = {}
+    for key in ("host", *(f"xla {name}" for name in PRECISIONS)):
+        values, units = calls[key]()[:2]
+        errors[key] = float(np.abs(values[some] - np.take_along_axis(exact, units[some], axis=1)).max())
+    flops, ceiling = 2.0 * n * u * v, gemm_rate()
+    return {
+        "case": f"dense k_voxel={k_voxel} k_unit={k_unit}",
+        "shape": f"n={n} u={u} v={v}",
+        "seconds": seconds,
+        "share_of_gemm_rate": {key: flops / value / ceiling for key, value in seconds.items()},
+        "share_of_product": {key: seconds["product"] / value for key, value in seconds.items()},
+        "largest_error": errors,
+        "error_bound": {name: error_bound(name, n) for name in PRECISIONS},
+        "gemm_flops_per_second": ceiling,
+        "samples": taken,
+    }
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--large", action="store_true", help="9,000 images, 12 layers; dense passes on one layer, 1,500 voxels"
     )
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--dense", action="store_true", help="dense codes; 9,000 images with a fifth of the voxels")
     parser.add_argument("--voxels", type=int, default=15_000)
+    parser.add_argument("--units", type=int, default=24_576, help="of dense codes")
     args = parser.parse_args(argv)
     rng, ceiling, u, v, repeats = np.random.default_rng(0), gemm_rate(), 24_576, args.voxels, args.repeats
-    if args.large:
+    if args.dense:
+        shapes = [(1000, v), (9000, v // 5)]
+        lists = [(1, 0), (5, 0), (5, 5)]
+        rows = [dense_row(rng, n, args.units, some, *k, repeats) for n, some in shapes for k in lists]
+    elif args.large:
         layers = [zipf_codes(rng, 9000, u, 32) for _ in range(12)]
         noise, signal = (responses(rng, layers[0], v, s) for s in (False, True))
         rows = [
@@ -201,7 +257,8 @@ def main(argv: list[str] | None = None) -> None:
             row("pooled patches", [pooled], responses(rng, pooled, v, True), repeats, ceiling, dense=True),
         ]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    save("align-large" if args.large else "align", {"gemm_flops_per_second": ceiling, "peak_mb": peak, "rows": rows})
+    name = "align-dense" if args.dense else "align-large" if args.large else "align"
+    save(name, {"gemm_flops_per_second": ceiling, "peak_mb": peak, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -195,6 +195,9 @@ class AlignConfig(Section):
     stop_after: int = Field(default=10, ge=1, description="permutations that reach a voxel before it is decided")
     sign: Literal["signed", "absolute"] = Field(default="signed", description="maximise s, or |s|")
     memory_mb: int = Field(default=512, ge=16, description="budget for codes, responses and blocks in flight")
+    precision: Literal["f32", "bf16x3", "bf16"] = Field(
+        default="f32", description="of the products of codes and responses (error: docs/methods.md)"
+    )
     seed: int = 0
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from sbm_jax.kernels.codes import SparseCodes, check_codes, check_finite
 from sbm_jax.kernels.cosine_topk import reference
+from sbm_jax.kernels.cosine_topk.precision import Precision, check
 from sbm_jax.kernels.dispatch import dispatch
 
 if TYPE_CHECKING:
@@ -39,12 +40,22 @@ def _sparse(*args: Any, **kwargs: Any) -> Any:
     return sparse.cosine_topk_both(*args, **kwargs)
 
 
-def _reference(codes: Any, responses: Prepared, k_voxel: int, k_unit: int, memory_bytes: int = 0) -> Any:
+def _host(*args: Any, **kwargs: Any) -> Any:
+    from sbm_jax.kernels.cosine_topk import host
+
+    return host.cosine_topk_both(*args, **kwargs)
+
+
+def _reference(
+    codes: Any, responses: Prepared, k_voxel: int, k_unit: int, memory_bytes: int = 0, precision: str = "f32"
+) -> Any:
+    if precision != "f32":
+        raise NotImplementedError("the specification is float64")
     y_nv = np.asarray(responses.y_nv)[:, : responses.n_voxels]
     return reference.cosine_topk_both(codes, y_nv, k_voxel, k_unit, center=responses.center)
 
 
-IMPLEMENTATIONS = {"sharded": _sharded, "xla": _xla, "sparse": _sparse, "reference": _reference}
+IMPLEMENTATIONS = {"host": _host, "sharded": _sharded, "xla": _xla, "sparse": _sparse, "reference": _reference}
 
 
 def prepare_responses(responses_nv: np.ndarray, *, center: bool = True, mesh: Any = None) -> Prepared:
@@ -74,6 +85,7 @@ def cosine_topk_both(
     implementation: str | None = None,
     memory_bytes: int = 1 << 29,
     mesh: Any = None,
+    precision: Precision = "f32",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Best units per voxel and best voxels per unit in one pass over the similarities.
 
@@ -83,15 +95,20 @@ def cosine_topk_both(
         codes: dense [n, u] or `SparseCodes`. responses: [n, v], or the result of `prepare_responses` (then `center`
             and `mesh` are those of the preparation).
         k_voxel, k_unit: list lengths, 0..n_units and 0..n_voxels.
-        implementation: `sharded` (needs a mesh with axes `units`, `voxels`), `sparse` (sparse codes without a mesh: exact,
-            work in proportion to the entries), `xla` (dense blocks), `reference`, or None: `sparse` where `cost.sparse_wins`
-            says so, else the first that can. memory_bytes: budget for blocks in flight.
+        implementation: `host` (responses in the memory of this host: dense blocks by BLAS), `sharded` (needs a mesh with axes
+            `units`, `voxels`), `xla` (dense blocks), `sparse` (sparse codes without a mesh: exact, work in proportion to the
+            entries), `reference`, or None: `sparse` where `cost.sparse_wins` says so, else the first that can.
+        memory_bytes: budget for blocks in flight.
+        precision: of the products, `f32`, `bf16x3` or `bf16` (errors: `precision.error_bound`); `xla` and `sharded` have all,
+            the others `f32` alone. Norms, means and sums are float32 or better in each.
     Returns:
         values_vk float [v, k_voxel], units_vk int32, values_uk float [u, k_unit], voxels_uk int32; descending.
     Raises:
-        ValueError: shapes that disagree, k out of range, NaN or infinity (naming the column), unknown implementation.
+        ValueError: shapes that disagree, k out of range, NaN or infinity (naming the column), unknown implementation or
+            precision. NotImplementedError: the implementation that was named cannot do it.
     """
-    if implementation == "reference" and isinstance(responses, np.ndarray):
+    check(precision)
+    if implementation == "reference" and precision == "f32" and isinstance(responses, np.ndarray):
         # The specification sees the caller's own numbers, not their float32 normalisation.
         check_finite(responses, "cosine_topk", "responses", "voxel")
         return reference.cosine_topk_both(codes, responses, k_voxel, k_unit, center=center)
@@ -106,13 +123,13 @@ def cosine_topk_both(
             raise ValueError(f"cosine_topk: {name} is {k}, allowed 0..{limit}")
     if n_units == 0 or prepared.n_voxels == 0:
         return *_empty(prepared.n_voxels, k_voxel), *_empty(n_units, k_unit)
-    if implementation is None and isinstance(codes, SparseCodes) and prepared.mesh is None:
+    if implementation is None and precision == "f32" and isinstance(codes, SparseCodes) and prepared.on_host:
         from sbm_jax.kernels.cosine_topk import cost
 
-        implementation = "sparse" if cost.sparse_wins(codes, prepared.n_voxels, k_unit) else None
-    return dispatch(
-        "cosine_topk", IMPLEMENTATIONS, implementation, codes, prepared, k_voxel, k_unit, memory_bytes=memory_bytes
-    )
+        if cost.sparse_wins(codes, prepared.n_voxels, k_unit):
+            implementation, prepared = "sparse", prepared.on_one_device()
+    options = {"memory_bytes": memory_bytes, "precision": precision}
+    return dispatch("cosine_topk", IMPLEMENTATIONS, implementation, codes, prepared, k_voxel, k_unit, **options)
 
 
 def _empty(rows: int, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,9 @@ from sbm_jax.kernels.cosine_topk.columns import Columns
 GATHER = 0.16  # one entry: a row of y in the cache, multiplied and added
 ROW = 0.45  # one row of similarities: written, and compared in a group
 PRODUCT = 0.03  # one image of a dense row
-PICK = 0.3  # one similarity in the dense pass: written and searched
+BLAS = 0.016  # one image of a unit in the dense pass
+PICK = 1.0  # one similarity in the dense pass: written and searched; for a unit's best voxels again,
+PICK_UNIT = 2.0  # across the memory
 UNIT_LIST = 5.0  # one similarity in the selection of a unit's best voxels
 COPY = 5.0  # one image: taking a voxel out of its place into another phase
 BOUND = 0.3  # one image: a voxel's bound
@@ -23,16 +26,17 @@ BLOCK, BLOCK_UNIT = 128, 256  # voxels at a time; the selection of a unit's voxe
 CACHE = 1 << 20  # bytes of a block of y, which should stay in a core's cache
 
 
+def threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def sparse_wins(codes: SparseCodes, n_voxels: int, k_unit: int) -> bool:
     """Whether the sparse search is faster than the dense pass on CPU, by entries and units that fire."""
-    import jax
-
-    if jax.default_backend() != "cpu":
-        return False
-    n, u = codes.n_images, codes.n_units
-    m = np.bincount(np.asarray(codes.units_nk)[np.asarray(codes.values_nk) != 0], minlength=u)
+    n = codes.n_images
+    m = np.bincount(np.asarray(codes.units_nk)[np.asarray(codes.values_nk) != 0], minlength=codes.n_units)
     ours = np.minimum(m * GATHER, n * PRODUCT).sum() + (m > 0).sum() * (ROW + UNIT_LIST * (k_unit > 0)) + n * COPY
-    theirs = u * (n * PRODUCT + PICK + UNIT_LIST * (k_unit > 0))
+    theirs = (m > 0).sum() * (n * BLAS + PICK + PICK_UNIT * (k_unit > 0))
     return bool(ours * n_voxels + CALL < theirs * n_voxels)
 
 

@@ -29,7 +29,23 @@ class Prepared:
     n_voxels: int
     center: bool
     mesh: Mesh | None
+    _one: list[Prepared] = field(default_factory=list, compare=False, repr=False)
     _limits: dict[tuple[int, bool], np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def on_host(self) -> bool:
+        """Whether all of it lies in this process's own memory."""
+        return self.y_nv.is_fully_addressable and all(d.platform == "cpu" for d in self.y_nv.devices())
+
+    def on_one_device(self) -> Prepared:
+        """The same without a mesh; a copy, made once, where there is one."""
+        if self.mesh is None:
+            return self
+        if not self._one:
+            device, v = next(iter(self.y_nv.devices())), self.n_voxels
+            y_nv, real_v = (jax.device_put(np.asarray(x)[..., :v], device) for x in (self.y_nv, self.real_v))
+            self._one.append(Prepared(y_nv, real_v, v, self.center, None))
+        return self._one[0]
 
     def most_similar(self, m: int, positive: bool) -> np.ndarray:
         """`bounds.most_similar` for weights of norm 1, found once: it holds for all codes, and for permuted images."""

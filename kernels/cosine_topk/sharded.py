@@ -21,10 +21,18 @@ from sbm_jax.kernels.cosine_topk.prepared import UNITS, VOXELS, Prepared
 
 
 def cosine_topk_both(
-    codes: SparseCodes | np.ndarray, responses: Prepared, k_voxel: int, k_unit: int, *, memory_bytes: int = 1 << 29
+    codes: SparseCodes | np.ndarray,
+    responses: Prepared,
+    k_voxel: int,
+    k_unit: int,
+    *,
+    memory_bytes: int = 1 << 29,
+    precision: str = "f32",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """As `reference.cosine_topk_both`, float32, spread over the mesh that the responses lie on."""
-    values_v, units_v, values_u, voxels_u = sharded_topk(codes, responses, k_voxel, k_unit, memory_bytes=memory_bytes)
+    """As `xla.cosine_topk_both`, spread over the mesh that the responses lie on."""
+    values_v, units_v, values_u, voxels_u = sharded_topk(
+        codes, responses, k_voxel, k_unit, memory_bytes=memory_bytes, precision=precision
+    )
     n_units = codes.n_units if isinstance(codes, SparseCodes) else codes.shape[1]
     return (
         np.asarray(values_v)[: responses.n_voxels],
@@ -35,7 +43,13 @@ def cosine_topk_both(
 
 
 def sharded_topk(
-    codes: SparseCodes | np.ndarray, responses: Prepared, k_voxel: int, k_unit: int, *, memory_bytes: int
+    codes: SparseCodes | np.ndarray,
+    responses: Prepared,
+    k_voxel: int,
+    k_unit: int,
+    *,
+    memory_bytes: int,
+    precision: str = "f32",
 ) -> tuple[jax.Array, ...]:
     """The result as sharded arrays, units and voxels padded to multiples of the mesh (padding rows come last).
 
@@ -61,7 +75,8 @@ def sharded_topk(
         operand = jax.device_put(padded, NamedSharding(mesh, P(None, UNITS)))
         code_specs = P(None, UNITS)
     bu, bv = xla.block_sizes(n, local_u, local_v, memory_bytes // mesh.size)
-    run = _compiled(mesh, code_specs, n_units, n_voxels, local_u, local_v, k_voxel, k_unit, responses.center, bu, bv)
+    sizes = (n_units, n_voxels, local_u, local_v, k_voxel, k_unit)
+    run = _compiled(mesh, code_specs, *sizes, responses.center, bu, bv, precision)
     return run(operand, responses.y_nv, responses.real_v)
 
 
@@ -78,6 +93,7 @@ def _compiled(
     center: bool,
     bu: int,
     bv: int,
+    precision: str,
 ) -> Any:
     def local(codes: Any, y_nv: jax.Array, real_v: jax.Array) -> tuple[jax.Array, ...]:
         first_u = jax.lax.axis_index(UNITS) * local_u
@@ -97,6 +113,7 @@ def _compiled(
             center=center,
             bu=bu,
             bv=bv,
+            precision=precision,
         )
         values_v, units_v = _merge_over(UNITS, values_v, units_v + first_u, k_voxel)
         values_u, voxels_u = _merge_over(VOXELS, values_u, voxels_u + first_v, k_unit)

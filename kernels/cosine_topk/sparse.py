@@ -11,7 +11,6 @@ voxels n bv, a row for each column of a phase rows bv.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -48,9 +47,17 @@ class Statistics:
 
 
 def cosine_topk_both(
-    codes: SparseCodes | np.ndarray, responses: Prepared, k_voxel: int, k_unit: int, *, memory_bytes: int = 1 << 29
+    codes: SparseCodes | np.ndarray,
+    responses: Prepared,
+    k_voxel: int,
+    k_unit: int,
+    *,
+    memory_bytes: int = 1 << 29,
+    precision: str = "f32",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """As `reference.cosine_topk_both`, float32. Raises NotImplementedError for dense codes and for a mesh."""
+    """As `reference.cosine_topk_both`, float32. Raises NotImplementedError for dense codes, a mesh, another precision."""
+    if precision != "f32":
+        raise NotImplementedError(f"sums of entries are float32, not {precision}")
     return search(codes, responses, k_voxel, k_unit, memory_bytes=memory_bytes)[0]
 
 
@@ -94,7 +101,7 @@ class Blocks:
 
     @staticmethod
     def choose(n: int, n_voxels: int, k_unit: int, memory_bytes: int) -> Blocks:
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = cost.threads()
         share = memory_bytes // (4 * threads)  # float32 numbers of a thread
         bv = cost.BLOCK_UNIT if k_unit else cost.BLOCK
         while bv > 32 and (4 * bv * n > min(cost.CACHE * (2 if k_unit else 1), share) or bv >= 2 * n_voxels):

@@ -16,6 +16,7 @@ import numpy as np
 
 from sbm_jax.kernels.codes import SparseCodes, unit_values
 from sbm_jax.kernels.cosine_topk.merge import merge_topk
+from sbm_jax.kernels.cosine_topk.precision import product
 from sbm_jax.kernels.cosine_topk.prepared import Prepared, unit_columns
 from sbm_jax.kernels.cosine_topk.reference import CONSTANT
 from sbm_jax.kernels.select import top_k
@@ -40,9 +41,15 @@ def _round_up(x: int, multiple: int) -> int:
 
 
 def cosine_topk_both(
-    codes: SparseCodes | np.ndarray, responses: Prepared, k_voxel: int, k_unit: int, *, memory_bytes: int = 1 << 29
+    codes: SparseCodes | np.ndarray,
+    responses: Prepared,
+    k_voxel: int,
+    k_unit: int,
+    *,
+    memory_bytes: int = 1 << 29,
+    precision: str = "f32",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """As `reference.cosine_topk_both`, float32."""
+    """As `reference.cosine_topk_both`, float32; products in the named `precision`."""
     n_units = codes.n_units if isinstance(codes, SparseCodes) else codes.shape[1]
     bu, bv = block_sizes(responses.y_nv.shape[0], n_units, responses.n_voxels, memory_bytes)
     operand = prepare_codes(codes, responses.center) if isinstance(codes, SparseCodes) else codes
@@ -56,6 +63,7 @@ def cosine_topk_both(
         center=responses.center,
         bu=bu,
         bv=bv,
+        precision=precision,
     )
     return tuple(np.asarray(x) for x in out)  # type: ignore[return-value]
 
@@ -74,7 +82,7 @@ def prepare_codes(codes: SparseCodes, center: bool) -> UnitCodes:
     return UnitCodes(*unit_values(codes, center, CONSTANT))
 
 
-@functools.partial(jax.jit, static_argnames=("n_units", "k_voxel", "k_unit", "center", "bu", "bv"))
+@functools.partial(jax.jit, static_argnames=("n_units", "k_voxel", "k_unit", "center", "bu", "bv", "precision"))
 def topk_blocks(
     codes: jax.Array | UnitCodes,
     y_nv: jax.Array,
@@ -86,6 +94,7 @@ def topk_blocks(
     center: bool,
     bu: int,
     bv: int,
+    precision: str = "f32",
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """The pass as one jitted program. `codes` is dense [n, u] or `UnitCodes`; k_voxel or k_unit may be 0.
 
@@ -103,6 +112,7 @@ def topk_blocks(
         center=center,
         bu=bu,
         bv=bv,
+        precision=precision,
     )
     return values_of(values_v), units_v, values_of(values_u), voxels_u
 
@@ -120,6 +130,7 @@ def topk_keys(
     center: bool,
     bu: int,
     bv: int,
+    precision: str = "f32",
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """The pass with selection keys instead of values; columns from `valid_units` or `valid_voxels` on are padding.
 
@@ -138,7 +149,7 @@ def topk_keys(
 
         def voxel_step(best_u: tuple[jax.Array, jax.Array], block: tuple[jax.Array, ...]):
             y_block, off_v, j, best_values, best_units = block
-            s = jnp.einsum("nu,nv->uv", a, y_block, precision=PRECISION)
+            s = product(a, y_block, precision)
             if k_voxel:
                 key = jnp.where(offset_u[:, None] == 0, s, offset_u[:, None]).T
                 top, slot = top_k(key, min(k_voxel, bu))

@@ -49,8 +49,9 @@ def check(codes, y, k_voxel, k_unit, center=True, **options):
 
 @pytest.mark.parametrize("center", [True, False], ids=["centred", "raw"])
 @pytest.mark.parametrize("case", TESTED, ids=lambda c: c.name)
-def test_xla_matches_reference(case, center):
-    check(*case.make(), case.k_voxel, case.k_unit, center, implementation="xla", memory_bytes=1 << 20)
+@pytest.mark.parametrize("implementation", ["xla", "host"])
+def test_blocks_match_reference(case, center, implementation):
+    check(*case.make(), case.k_voxel, case.k_unit, center, implementation=implementation, memory_bytes=1 << 20)
 
 
 @pytest.mark.parametrize("shape", [(1, 8), (4, 2), (8, 1)], ids=str)
@@ -59,7 +60,7 @@ def test_sharded_matches_reference(case, shape):
     check(*case.make(), case.k_voxel, case.k_unit, implementation="sharded", mesh=mesh(*shape))
 
 
-@pytest.mark.parametrize("implementation", ["xla", "sharded"])
+@pytest.mark.parametrize("implementation", ["xla", "host", "sharded"])
 def test_units_that_fire_on_one_image_alone_tie_exactly(rng, implementation):
     """Whatever the value, the block and the device: the lowest of them is chosen. Dense units lie between them."""
     n, u = 40, 700
@@ -70,19 +71,20 @@ def test_units_that_fire_on_one_image_alone_tie_exactly(rng, implementation):
     values[:, 2], units[:, 2] = 0.01 * rng.gamma(1.0, size=n), np.arange(n) % 10
     y = rng.normal(size=(n, 90)).astype(np.float32)
     y[np.arange(n), np.arange(n)] += 30  # voxel i < n is all but image i
-    options = {"implementation": "xla", "memory_bytes": 1 << 15} if implementation == "xla" else {"mesh": mesh(8, 1)}
-    similar, chosen = cosine_topk(SparseCodes(values, units, u), y, 2, **options)
+    options = {"mesh": mesh(8, 1)} if implementation == "sharded" else {"memory_bytes": 1 << 15}
+    similar, chosen = cosine_topk(SparseCodes(values, units, u), y, 2, implementation=implementation, **options)
     np.testing.assert_array_equal(chosen[:n], np.sort(single, axis=1))
     np.testing.assert_array_equal(similar[:n, 0], similar[:n, 1])
 
 
-def test_columns_that_fire_on_almost_every_image_are_centred_first(rng):
+@pytest.mark.parametrize("implementation", ["xla", "host"])
+def test_columns_that_fire_on_almost_every_image_are_centred_first(implementation, rng):
     """Sums of thousands, differences of thousandths; float32 inputs as they are, so the float64 result is the truth."""
     n, u = 50, 40
     values = (1000 + rng.normal(size=(n, u))).astype(np.float32)
     values[rng.random((n, u)) < 0.02] = 0
     codes = SparseCodes(values, np.tile(np.arange(u, dtype=np.int32), (n, 1)), u)
-    check(codes, rng.normal(size=(n, 30)).astype(np.float32), 3, 3, implementation="xla")
+    check(codes, rng.normal(size=(n, 30)).astype(np.float32), 3, 3, implementation=implementation)
 
 
 def test_sharded_results_lie_on_all_devices():
@@ -105,7 +107,9 @@ def test_nothing_as_large_as_units_times_voxels_is_allocated():
 
 
 implementations = pytest.mark.parametrize(
-    "options", [{"implementation": "reference"}, {"implementation": "xla"}, {"mesh": (4, 2)}], ids=str
+    "options",
+    [{"implementation": "reference"}, {"implementation": "xla"}, {"implementation": "host"}, {"mesh": (4, 2)}],
+    ids=str,
 )
 
 
@@ -193,15 +197,15 @@ def test_no_voxels_and_no_units():
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 6))
-def test_sparse_and_dense_codes_agree(seed, k):
+@given(st.integers(0, 10**6), st.integers(1, 6), st.sampled_from(["xla", "host"]))
+def test_sparse_and_dense_codes_agree(seed, k, implementation):
     rng = np.random.default_rng(seed)
     units = rng.integers(0, 11, size=(13, k)).astype(np.int32)
     codes = SparseCodes(rng.integers(0, 4, size=(13, k)).astype(np.float32), units, 11)
     y = rng.normal(size=(13, 7)).astype(np.float32)
     for a, b in zip(
-        cosine_topk_both(codes, y, 3, 2, implementation="xla"),
-        cosine_topk_both(codes.to_dense(), y, 3, 2, implementation="xla"),
+        cosine_topk_both(codes, y, 3, 2, implementation=implementation),
+        cosine_topk_both(codes.to_dense(), y, 3, 2, implementation=implementation),
         strict=True,
     ):
         np.testing.assert_allclose(a, b, atol=1e-6)
