@@ -26,6 +26,7 @@ _STAGES = {
     "train": "Train one TopK autoencoder per layer and token kind.",
     "encode": "Turn activations into per-image codes.",
     "align": "Find each voxel's best units and each unit's best voxels.",
+    "joint": "Model each voxel from several units: matching pursuit, and ridge at an equal budget.",
     "rsa": "Compare image x image RDMs and voxel structure.",
     "roi": "Find the units that each ROI prefers, and what they show.",
     "layers": "Place each voxel in the depth of the network.",

@@ -10,13 +10,14 @@ from sbm_jax.brain.reliability import noise_ceiling
 from sbm_jax.sae.front import fronts
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import responsive
+from sbm_jax.stages.report_joint import joint_summary
 from sbm_jax.store.store import Store
 
 ALPHA = 0.05  # of the shares of significant voxels; family-wise, and as a false discovery rate
 
 
 def summarise(ctx: Context) -> dict[str, Any]:
-    """Keys: dataset, backbone, those of `_saes`, subjects (per subject and mode), rsa, structure, roi, layers, recovery.
+    """Keys: dataset, backbone, those of `_saes`, subjects (per subject and mode), joint, rsa, structure, roi, layers, recovery.
 
     Similarities are means over the responsive voxels, those with ncsnr at or above the floor fixed beforehand.
     """
@@ -40,6 +41,10 @@ def summarise(ctx: Context) -> dict[str, Any]:
         },
         **_saes(ctx.open(ctx.specs.saes).json("metrics.json")),
         "subjects": {s.name: subject_summary(ctx, s.name, rsa["structure"][s.name]) for s in ctx.subjects},
+        "joint": {
+            s.name: joint_summary(ctx, s, _noise_ceiling(ctx, s.name, ctx.open(ctx.specs.betas[s.name])))
+            for s in ctx.subjects
+        },
         "rsa": rsa["images"],
         "roi": {"alignment": roi.json("alignment.json"), "voxels": roi.json("rois.json")},
         "layers": ctx.open(ctx.specs.layers).json("profiles.json"),

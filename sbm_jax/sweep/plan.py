@@ -15,7 +15,7 @@ from sbm_jax.store.spec import canonical_json, text_hash
 from sbm_jax.store.store import is_finished
 from sbm_jax.sweep.grid import Run, value_text
 
-# What a stage reads of its own run; `align` reads the betas of its own subject alone.
+# What a stage reads of its own run; `align` and `joint` read the betas of their own subject alone.
 NEEDS: dict[str, tuple[str, ...]] = {
     "dataset": (),
     "betas": ("dataset",),
@@ -23,11 +23,12 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "train": ("dataset", "extract"),
     "encode": ("dataset", "extract", "train"),
     "align": ("betas", "encode"),
+    "joint": ("betas", "encode"),
     "rsa": ("align",),
     "roi": ("betas", "encode"),
     "layers": ("align",),
     "recovery": ("layers",),
-    "report": ("rsa", "roi", "layers", "recovery"),
+    "report": ("joint", "rsa", "roi", "layers", "recovery"),
     "rdms": ("dataset", "extract"),
 }
 
@@ -119,7 +120,7 @@ def _needs(step: Step, mine: Iterable[Step]) -> tuple[str, ...]:
         other.spec.name
         for other in mine
         if other.stage in NEEDS[step.stage]
-        and not (step.stage == "align" and other.stage == "betas" and other.argument != step.argument)
+        and not (step.stage in ("align", "joint") and other.stage == "betas" and other.argument != step.argument)
     )
 
 

@@ -76,6 +76,7 @@ def test_store_with_a_missing_or_short_file(tiny, program, tmp_path, refused):
         ("train", "activations", "sbm-jax extract"),
         ("encode", "activations", "sbm-jax extract"),
         ("align", "codes", "sbm-jax encode"),
+        ("joint", "codes", "sbm-jax encode"),
         ("rsa", "codes", "sbm-jax encode"),
         ("roi", "codes", "sbm-jax encode"),
         ("layers", "align", "sbm-jax align"),
@@ -122,7 +123,20 @@ def test_unfinished_store(tiny, program, tmp_path, refused):
 def test_full_disk(tiny, program, tmp_path, size, stage, refused, finished):
     """No file may grow beyond `size`, which the system reports like a full disk; then there is room and a rerun ends well."""
     out = tmp_path / "run"
-    order = ["dataset", "betas", "activations", "saes", "codes", "align", "rsa", "roi", "layers", "recovery", "report"]
+    order = [
+        "dataset",
+        "betas",
+        "activations",
+        "saes",
+        "codes",
+        "align",
+        "joint",
+        "rsa",
+        "roi",
+        "layers",
+        "recovery",
+        "report",
+    ]
     kind = {"extract": "activations", "train": "saes", "encode": "codes"}.get(stage, stage)
     ready = set(order[: order.index(kind)])
     for path in (tiny.out / "stores").iterdir():

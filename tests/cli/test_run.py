@@ -13,8 +13,21 @@ from pathlib import Path
 import pytest
 import yaml
 
-STAGES = ("betas", "extract", "train", "encode", "align", "rsa", "roi", "layers", "recovery", "report")
-STORES = ("dataset", "betas", "extract", "train", "encode", "align", "rsa", "roi", "layers", "recovery", "report")
+STAGES = ("betas", "extract", "train", "encode", "align", "joint", "rsa", "roi", "layers", "recovery", "report")
+STORES = (
+    "dataset",
+    "betas",
+    "extract",
+    "train",
+    "encode",
+    "align",
+    "joint",
+    "rsa",
+    "roi",
+    "layers",
+    "recovery",
+    "report",
+)
 KIND = {"extract": "activations", "train": "saes", "encode": "codes"}
 
 
@@ -118,9 +131,10 @@ def test_overrides_rename_what_follows_and_nothing_else(tiny, program):
         "report.title=other": {"report"},
         "roi.top_units=4": {"roi", "report"},
         "roi.min_voxels=6": {"rsa", "roi", "layers", "report"},
+        "joint.atoms=2": {"joint", "report"},
         "align.seed=1": {"align", "rsa", "layers", "recovery", "report"},
-        "encode.seed=1": {"encode", "align", "rsa", "roi", "layers", "recovery", "report"},
-        "train.seed=1": {"train", "encode", "align", "rsa", "roi", "layers", "recovery", "report"},
+        "encode.seed=1": {"encode", "align", "joint", "rsa", "roi", "layers", "recovery", "report"},
+        "train.seed=1": {"train", "encode", "align", "joint", "rsa", "roi", "layers", "recovery", "report"},
         "extract.dtype=float32": set(STORES) - {"dataset", "betas"},
         "data.demo.seed=1": set(STORES),
         # These cannot change the numbers, so they rename nothing.

@@ -17,6 +17,7 @@ KINDS = {
     "betas": 2,
     "codes": 1,
     "dataset": 1,
+    "joint": 2,
     "layers": 1,
     "recovery": 1,
     "report": 1,
@@ -27,6 +28,7 @@ KINDS = {
 SUMMARY = {
     "backbone": {"family", "image_size", "layers", "patches", "width"},
     "dataset": {"images", "name", "shared", "space", "subjects"},
+    "joint": {"subj01", "subj02"},
     "layers": set(MODES),
     "recovery": {"concepts", "modes"},
     "roi": {"alignment", "voxels"},

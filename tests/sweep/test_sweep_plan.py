@@ -31,10 +31,10 @@ def test_every_store_once(planned):
     counts = Counter(job.stage for job in sweep.jobs.values())
     one_for_all = dict.fromkeys(("dataset", "extract"), 1)
     two = dict.fromkeys(("betas", "train", "encode"), 2)
-    four = dict.fromkeys(("align", "rsa", "roi", "layers", "recovery", "report"), 4)
+    four = dict.fromkeys(("align", "joint", "rsa", "roi", "layers", "recovery", "report"), 4)
     assert counts == one_for_all | two | four
     assert {store for mine in sweep.stores for store in mine} == set(sweep.jobs)
-    assert [len(mine) for mine in sweep.stores] == [11] * 4
+    assert [len(mine) for mine in sweep.stores] == [12] * 4
 
 
 def test_waves_are_the_stages_in_order(planned):
@@ -67,7 +67,7 @@ def test_align_waits_for_its_own_subject_alone(planned):
     sweep = planned("data.subjects=[]")
     betas = {job.step.argument: store for store, job in sweep.jobs.items() if job.stage == "betas"}
     for job in sweep.jobs.values():
-        if job.stage == "align":
+        if job.stage in ("align", "joint"):
             assert set(job.needs) & set(betas.values()) == {betas[job.step.argument]}
 
 
