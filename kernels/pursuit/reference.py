@@ -9,6 +9,9 @@ from sbm_jax.kernels.cosine_topk.reference import CONSTANT
 # A candidate whose part outside of the span of the chosen atoms has at most this share of its variance is dropped: it is
 # a copy of theirs, and what is left of it is rounding, which scaling to norm 1 would blow up.
 DEPENDENT = 1e-3
+TIE = (
+    2e-6  # what is this near the largest correlation ties with it: float32 sums of copies in other sizes differ by less
+)
 STOP = 1e-5  # |correlation| with the residual up to which nothing is left to explain but rounding
 
 
@@ -18,7 +21,7 @@ def pursue(
     """Nested models of 1..`atoms` candidates (Pati, Rezaiifar & Krishnaprasad 1993), fitted on some images, scored on others.
 
     Columns are centred and have norm 1 over the fitting images. The next atom is the one with the largest |correlation| with
-    the residual, ties to the first; then all weights are fitted again by least squares.
+    the residual, ties (up to `TIE`) to the first; then all weights are fitted again by least squares.
 
     Args: columns_nk [n, k] and y_n [n] over all images; fit_n, score_n bool [n].
     Returns position of each atom [atoms] (-1: none was left), and Pearson's r of prediction and response on the fitting and on
@@ -39,7 +42,7 @@ def pursue(
         left = (fit**2).sum(axis=0) - ((basis.T @ fit) ** 2).sum(axis=0)
         likeness = np.where(left > DEPENDENT, np.abs(fit.T @ residual), -1.0)
         likeness[chosen] = -1.0
-        best = int(likeness.argmax())
+        best = int((likeness >= likeness.max() - TIE).argmax())
         if likeness[best] > STOP:
             chosen.append(best)
             units[t] = best

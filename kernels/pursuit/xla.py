@@ -14,7 +14,7 @@ from jax.scipy.linalg import solve_triangular
 
 from sbm_jax.kernels.cosine_topk.paired import unit_rows
 from sbm_jax.kernels.cosine_topk.reference import CONSTANT
-from sbm_jax.kernels.pursuit.reference import DEPENDENT, STOP
+from sbm_jax.kernels.pursuit.reference import DEPENDENT, STOP, TIE
 
 PRECISION = jax.lax.Precision.HIGHEST
 _MOST = 256  # voxels at a time; more gain nothing
@@ -95,7 +95,7 @@ def _one(gram_kk, along_k, score_kk, score_k, *, atoms: int):
     def step(t, state):
         rows, along, left, free, atom, beta = state
         likeness = jnp.where(free & (left > DEPENDENT), jnp.abs(along), -1.0)
-        best = likeness.argmax()
+        best = (likeness >= likeness.max() - TIE).argmax()
         real = likeness[best] > STOP
         root = jnp.sqrt(jnp.where(real, left[best], 1.0))
         row = jnp.where(real, (gram_kk[best] - jnp.dot(rows[:, best], rows, precision=PRECISION)) / root, 0.0)

@@ -19,7 +19,9 @@ MEMORY = 1 << 26
 
 def _fit(layers, y_nv, config, *, select="shared", p=30, by_layer=False, memory=MEMORY, sign="signed"):
     units = layers[0].n_units if isinstance(layers[0], SparseCodes) else layers[0].shape[1]
-    sets = image_sets(AlignConfig(select=select, folds=4), "subj01", np.arange(len(y_nv)) < SHARED)
+    sets = image_sets(
+        AlignConfig.model_validate({"select": select, "folds": 4}), "subj01", np.arange(len(y_nv)) < SHARED
+    )
     parts = splits(sets, config, "subj01")
     return fit_mode(
         Pool(layers, units),
@@ -150,7 +152,7 @@ def test_splits():
     """Every image has one part; nothing that scores is fitted on; fixed by the seed; too few images are refused."""
     config = JointConfig(validation=0.25)
     for select, count in (("shared", 1), ("kfold", 5), ("none", 1)):
-        sets = image_sets(AlignConfig(select=select, folds=4), "subj01", np.arange(40) < 10)
+        sets = image_sets(AlignConfig.model_validate({"select": select, "folds": 4}), "subj01", np.arange(40) < 10)
         parts = splits(sets, config, "subj01")
         assert len(parts) == count
         for split in parts:
