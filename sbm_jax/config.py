@@ -6,7 +6,7 @@ import difflib
 import types
 import typing
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pydantic
 import yaml
@@ -226,24 +226,20 @@ class RoiConfig(Section):
     min_voxels: int = Field(default=5, ge=1, description="smaller ROIs are reported and left out")
 
 
-class JointConfig(Section):
-    """Models of a voxel from several units (the responsive ones of `align.min_ncsnr`)."""
+_LAMBDAS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000]
 
-    modes: list[Mode] = Field(
-        default_factory=lambda: ["cls", "patch_mean", "raw"],
-        description="kinds of features; those that encode.modes does not list are left out, and [] leaves the stage out",
-    )
+
+class JointConfig(Section):
+    """Models of a responsive voxel from several units. Modes that are not encoded are left out; without any the stage is."""
+
+    modes: list[Mode] = ["cls", "patch_mean", "raw"]
     atoms: int = Field(default=5, ge=1, description="most units in a voxel's matching pursuit")
     candidates: int = Field(default=20, ge=1, description="best units of a voxel, over all layers, that it picks from")
     predictors: int = Field(default=0, ge=0, description="predictors p of every ridge; 0 means the backbone's width")
-    lambdas: list[Annotated[float, Field(gt=0)]] = Field(
-        default_factory=lambda: [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000],
-        min_length=1,
-        description="ridge penalties, per image and for features of variance 1",
+    lambdas: list[pydantic.PositiveFloat] = Field(
+        default=_LAMBDAS, min_length=1, description="ridge penalties, per image"
     )
-    validation: float = Field(
-        default=0.2, gt=0, lt=1, description="share of the fitting images that chooses atoms, penalty and layer"
-    )
+    validation: float = Field(default=0.2, gt=0, lt=1, description="share of the fitting images that chooses the rest")
     seed: int = Field(default=0, description="of the validation images")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from sbm_jax.axes import WIDTH_MODES
 from sbm_jax.config import JointConfig
+from sbm_jax.errors import UserError
 from sbm_jax.mesh import make_mesh
 from sbm_jax.progress import progress
 from sbm_jax.stages.context import Context
@@ -44,7 +45,7 @@ def run(ctx: Context, name: str) -> Store:
     Without held-out images (align.select: none) held-out arrays are NaN. Cross-fitted (kfold) they are means over folds, in
     each of which everything was chosen and fitted outside of it; units, numbers and penalties are those of all images.
     `joint.json`: how many images, candidates and predictors there were, and how many voxels took a penalty at either end.
-    Raises UserError where too few images are left.
+    Raises UserError where no voxel is responsive or too few images are left.
     """
     config = ctx.config.joint
     codes, saes = ctx.open(ctx.specs.codes), ctx.open(ctx.specs.saes)
@@ -52,6 +53,10 @@ def run(ctx: Context, name: str) -> Store:
     images, hooks, align = subject_images(betas), ctx.facts.hooks, ctx.config.align
     parts = splits(image_sets(align, name, images.shared), config, name)
     voxels = np.flatnonzero(responsive(betas, align.min_ncsnr))
+    if not len(voxels):
+        raise UserError(
+            f"{name}: no voxel reaches align.min_ncsnr = {align.min_ncsnr:g}, so there is none to model. Lower it."
+        )
     n_voxels = betas.array("betas").shape[0]
     mesh = make_mesh({"units": 1, "voxels": len(ctx.devices)}, ctx.devices) if len(ctx.devices) > 1 else None
     engine = Engine(mesh, align.memory_mb << 20, align.sign == "absolute")

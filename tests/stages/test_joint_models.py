@@ -142,6 +142,17 @@ def test_the_layer_of_all_neurons_is_chosen_where_it_is(rng):
     assert found["ridge_layer_held_out"].mean() > 0.65 > 0.55 > found["ridge_held_out"].mean()
 
 
+def test_a_unit_that_silences_is_found_by_absolute_similarity(planted):
+    """A voxel that follows one unit upside down: its weight is negative, and the prediction correlates positively."""
+    codes, y, _ = planted
+    y = -3 * codes[1, :, [7, 20]].T + y[:, :2]
+    config = JointConfig(atoms=2, candidates=6, lambdas=[1])
+    found = {sign: _fit(list(codes), y, config, sign=sign) for sign in ("signed", "absolute")}
+    np.testing.assert_array_equal(found["absolute"]["omp_units"][:, 0], [UNITS + 7, UNITS + 20])
+    assert (found["absolute"]["omp_held_out"][0] > 0.9).all()
+    assert (found["signed"]["omp_held_out"][0] < 0.7).all()
+
+
 def test_predictors_are_the_strongest():
     np.testing.assert_array_equal(strongest(np.array([0, 0.3, 0.1, 0.3, 0, 9]), 3), [1, 3, 5])
     np.testing.assert_array_equal(strongest(np.array([0, 3, 3, 3]), 2), [1, 2])
