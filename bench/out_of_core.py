@@ -112,7 +112,7 @@ def _align(arguments: tuple[Any, ...], found: Any) -> None:
     from sbm_jax.stages import align
 
     start = time.perf_counter()
-    align.run(Run(*arguments), "subj01")  # type: ignore[arg-type]
+    align.run(Run(*arguments), ["subj01"])  # type: ignore[arg-type]
     found.put((time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
 

@@ -145,5 +145,5 @@ def sweep_job(machine: Machine, folder: Path, store: str) -> None:
     start_jax(machine)
     with run_lock(folder.parent, shared=True), store_locks(folder.parent, locks):
         processes.wait("locks")  # who held them may have finished the store meanwhile
-        pipeline.make(context, step)
+        pipeline.make(context, [step])
         processes.wait("made")

@@ -245,6 +245,23 @@ class RoiConfig(Section):
     min_voxels: int = Field(default=5, ge=1, description="smaller ROIs are reported and left out")
 
 
+_LAMBDAS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000]
+
+
+class JointConfig(Section):
+    """Models of a responsive voxel from several units. Modes that are not encoded are left out; without any the stage is."""
+
+    modes: list[Mode] = ["cls", "patch_mean", "raw"]
+    atoms: int = Field(default=5, ge=1, description="most units in a voxel's matching pursuit")
+    candidates: int = Field(default=20, ge=1, description="best units of a voxel, over all layers, that it picks from")
+    predictors: int = Field(default=0, ge=0, description="predictors p of every ridge; 0 means the backbone's width")
+    lambdas: list[pydantic.PositiveFloat] = Field(
+        default=_LAMBDAS, min_length=1, description="ridge penalties, per image"
+    )
+    validation: float = Field(default=0.2, gt=0, lt=1, description="share of the fitting images that chooses the rest")
+    seed: int = Field(default=0, description="of the validation images")
+
+
 class ReportConfig(Section):
     """The page."""
 
@@ -268,6 +285,7 @@ class Config(Section):
     sizes: SizesConfig = SizesConfig()
     rsa: RsaConfig = RsaConfig()
     roi: RoiConfig = RoiConfig()
+    joint: JointConfig = JointConfig()
     report: ReportConfig = ReportConfig()
     devices: int = Field(default=0, ge=0, description="devices to use; 0 means all that JAX finds")
 
@@ -285,6 +303,11 @@ class Config(Section):
     def sae_modes(self) -> list[str]:
         """The encoded modes that need an autoencoder, in the fixed order of `axes.SAE_MODES`."""
         return [m for m in SAE_MODES if m in self.encode.modes]
+
+    @property
+    def joint_modes(self) -> list[str]:
+        """The encoded modes of which joint models are fitted, in the order of `axes.MODES`."""
+        return [m for m in MODES if m in self.joint.modes and m in self.encode.modes]
 
 
 def demo_config() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from sbm_jax import interrupt, processes
 from sbm_jax.axes import MODE_TITLES
 from sbm_jax.errors import UserError
-from sbm_jax.plan import STAGES, Step, short, steps
+from sbm_jax.plan import STAGES, TOGETHER, Step, run_steps, short, steps
 from sbm_jax.progress import log
 from sbm_jax.stages.context import Context
 from sbm_jax.store.store import replace_text
@@ -35,21 +36,22 @@ def choose(stages: str | None) -> tuple[str, ...]:
 def run(ctx: Context, chosen: Sequence[str] = STAGES, say: Callable[[str], None] = log) -> None:
     """Make the missing stores of the chosen stages, in order. Raises UserError before starting when the disk is too full."""
     refuse_full_disk(ctx.out, [step for step in steps(ctx) if step.stage in chosen and not ctx.has(step.spec)])
-    for step in steps(ctx):
-        if step.stage in chosen:
-            make(ctx, step, say)
+    mine = [step for step in steps(ctx) if step.stage in chosen]
+    for _, group in itertools.groupby(mine, lambda step: step.stage if step.stage in TOGETHER else step.spec.name):
+        make(ctx, list(group), say)
     processes.wait("all stages")
 
 
-def make(ctx: Context, step: Step, say: Callable[[str], None] = log) -> None:
-    """Make one store unless it is there; all processes train, the first does everything else."""
+def make(ctx: Context, group: Sequence[Step], say: Callable[[str], None] = log) -> None:
+    """Make the stores of a stage that are not there; all processes train, the first does everything else."""
     interrupt.check()
-    found = ctx.has(step.spec)
-    processes.wait(step.spec.name)  # nobody writes between looking and this
-    if found:
-        say(f"{step.stage}: found {step.spec.name}")
-    elif processes.is_first() or step.stage == "train":
-        step.run(ctx)
+    todo = [step for step in group if not ctx.has(step.spec)]
+    processes.wait(group[0].spec.name)  # nobody writes between looking and this
+    for step in group:
+        if step not in todo:
+            say(f"{step.stage}: found {step.spec.name}")
+    if todo and (processes.is_first() or group[0].stage == "train"):
+        run_steps(ctx, todo)
 
 
 def refuse_full_disk(out: Path, todo: Sequence[Step]) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sbm_jax.axes import REAL_KINDS, SAE_MODES, TOKEN_KIND, WIDTH_MODES
 from sbm_jax.errors import UserError
 from sbm_jax.stages.context import Context
-from sbm_jax.stages.facts import token_kinds
+from sbm_jax.stages.facts import SubjectFacts, token_kinds
 from sbm_jax.stages.null import KEPT
 from sbm_jax.stages.online import by_backbone, encoding_images, image_bytes, kept_bytes, training_images
 from sbm_jax.store.spec import StoreSpec
@@ -26,6 +26,7 @@ STAGES = (
     "align",
     "assign",
     "sizes",
+    "joint",
     "rsa",
     "roi",
     "layers",
@@ -33,6 +34,7 @@ STAGES = (
     "report",
     "rdms",
 )
+TOGETHER = ("align",)  # stages that make the stores of all subjects at once
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,18 @@ class Step:
         """Work and disk traffic one after the other, at the machine's rates: an upper bound where they overlap."""
         return self.flops / machine.flops + (self.bytes + self.reads) / machine.disk
 
-    def run(self, ctx: Context) -> Any:
-        module = importlib.import_module(f"sbm_jax.stages.{self.stage}")
-        subject = {"betas": lambda name: ctx.dataset.subject(name)}.get(self.stage, lambda name: name)
-        return module.run(ctx) if self.argument is None else module.run(ctx, subject(self.argument))
+
+def run_steps(ctx: Context, steps: Sequence[Step]) -> None:
+    """Make the stores of some steps of one stage; those of `TOGETHER` in one call."""
+    stage = importlib.import_module(f"sbm_jax.stages.{steps[0].stage}")
+    if steps[0].stage in TOGETHER:
+        stage.run(ctx, [step.argument for step in steps])
+        return
+    for step in steps:
+        if step.argument is None:
+            stage.run(ctx)
+        else:
+            stage.run(ctx, ctx.dataset.subject(step.argument) if step.stage == "betas" else step.argument)
 
 
 def steps(ctx: Context) -> list[Step]:
@@ -183,6 +193,9 @@ def _steps(ctx: Context) -> Iterator[Step]:
     flops = sum(2 * chosen * layers * units[mode] for mode in config.encode.modes)
     read = sum(codes.values()) * sum(s.n_images for s in facts.subjects) / n
     yield Step("sizes", specs.sizes, 1e4, flops, None, max(codes.values()) / layers + 2 * budget, read)
+    for s in facts.subjects:
+        if s.name in specs.joint:
+            yield _joint(ctx, s, units, codes)
     rdms = facts.n_shared**2 * layers * sum(2 * units[mode] for mode in config.encode.modes)
     memory = 8 * facts.n_shared * (facts.n_shared + u)
     yield Step("rsa", specs.rsa, 1e5, rdms, None, memory, sum(codes.values()) * facts.n_shared / n)
@@ -192,6 +205,27 @@ def _steps(ctx: Context) -> Iterator[Step]:
     if specs.recovery is not None:
         yield Step("recovery", specs.recovery, 1e4, 0)
     yield Step("report", specs.report, 2e7, 0)
+
+
+def _joint(ctx: Context, s: SubjectFacts, units: dict[str, int], codes: Mapping[str, float]) -> Step:
+    """Joint models of one subject; a quarter of its voxels is assumed to be responsive. codes: bytes by mode."""
+    config, align, modes = ctx.config.joint, ctx.config.align, ctx.config.joint_modes
+    n, layers, share = s.n_images, len(ctx.facts.hooks), s.n_images / ctx.facts.n_images
+    p = config.predictors or ctx.facts.width
+    voxels, fits = s.n_voxels / 4, 2 * (1 + (align.folds if align.select == "kfold" else 0))
+    flops = 0.0
+    for mode in modes:
+        sets = 1 + layers * (mode in WIDTH_MODES)
+        search = 2 * n * layers * units[mode] * voxels
+        grams = 4 * n * min(config.candidates, units[mode]) ** 2 * voxels
+        # a Gram matrix and its decomposition; predictions of the validation images under every penalty
+        ridge = sets * (
+            2 * n * p * p + 10 * min(n, p) ** 3 + 2 * n * p * voxels * (1 + config.validation * len(config.lambdas))
+        )
+        flops += fits * (search + grams + ridge)
+    size = len(modes) * s.n_voxels * (12 * config.atoms + 28)
+    memory = max(codes[mode] for mode in modes) * share + (align.memory_mb << 20)
+    return Step("joint", ctx.specs.joint[s.name], size, flops, s.name, memory, sum(codes[m] for m in modes) * share)
 
 
 def _pools(ctx: Context) -> float:

@@ -40,16 +40,6 @@ def sparse_wins(codes: SparseCodes, n_voxels: int, k_unit: int) -> bool:
     return bool(ours * n_voxels + CALL < theirs * n_voxels)
 
 
-def few_entries(n: int, n_units: int, entries: int, n_voxels: int) -> bool:
-    """`sparse_wins` without lists of units, from the number of entries alone: a layer's codes need not be read to tell."""
-    import jax
-
-    if jax.default_backend() != "cpu":
-        return False
-    ours = entries * GATHER + min(n_units, entries) * ROW + n * COPY
-    return bool(ours * n_voxels + CALL < n_units * (n * PRODUCT + PICK) * n_voxels)
-
-
 @dataclass(frozen=True)
 class Plan:
     """Phases of a search over columns by descending m. `cuts`: (column, m) from which on units fire on at most m images."""

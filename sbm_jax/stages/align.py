@@ -15,7 +15,6 @@ import numpy as np
 from sbm_jax.axes import SAE_MODES, TOKEN_KIND
 from sbm_jax.errors import UserError
 from sbm_jax.kernels import SparseCodes
-from sbm_jax.kernels.cosine_topk.cost import few_entries
 from sbm_jax.mesh import make_mesh
 from sbm_jax.progress import progress
 from sbm_jax.stages.context import Context
@@ -29,9 +28,8 @@ from sbm_jax.stages.search import Search
 from sbm_jax.store.store import Store, StoreWriter
 
 
-def run(ctx: Context, name: str) -> Store:
-    """Write the alignment of all subjects that have none yet, `name` among them. Per mode (v voxels, l layers, u units per
-    layer, k kept):
+def run(ctx: Context, names: Sequence[str]) -> list[Store]:
+    """Write the alignment of some subjects. Per mode (v voxels, l layers, u units per layer, k kept):
 
     `voxel_values` [v, k] in-sample similarity, `voxel_units` [v, k] as layer x units + unit (-1: voxel left out),
     `held_out` [v, k]; per layer `layer_values`, `layer_units`, `layer_held_out` [l, v]; `unit_values`, `unit_voxels`
@@ -48,11 +46,9 @@ def run(ctx: Context, name: str) -> Store:
     fold of each image; `fold_units`, `fold_held_out` [f, v], each fold's best unit and its score; `shuffled_fold_units` [f, v].
     Raises UserError where no voxel is responsive, a set of images is too small, or codes are not finite.
     """
-    brains = [_Brain(ctx, s.name) for s in ctx.facts.subjects]
+    brains = [_Brain(ctx, name) for name in names]
     codes, saes = ctx.open(ctx.specs.codes), ctx.open(ctx.specs.saes)
-    # of all subjects, so that one that goes on alone after a kill is searched in the same way
     rows = np.unique(np.concatenate([brain.images.rows for brain in brains]))
-    brains = [brain for brain in brains if not ctx.has(ctx.specs.align[brain.name])]
     writers = {brain.name: ctx.writer(ctx.specs.align[brain.name]) for brain in brains}
     for done, mode in enumerate(ctx.config.encode.modes):
         todo = [brain for brain in brains if writers[brain.name].cursor <= done]
@@ -73,21 +69,19 @@ def run(ctx: Context, name: str) -> Store:
         if brain.sets.folds is not None:
             writer.put("folds", brain.sets.folds, dimensions=("n",))
         _write_index(writer, ctx, codes, saes)
-        writer.commit()
-    return ctx.open(ctx.specs.align[name])
+    return [writers[name].commit() for name in names]
 
 
 def _search(ctx: Context, mode: str, pieces: Pieces, brains: Sequence[_Brain]) -> None:
     """Passes over the codes of one mode until every subject has its units and its permutations."""
     config, devices = ctx.config.align, ctx.devices
-    most = max(subject.n_voxels for subject in ctx.facts.subjects)
-    # The search by entries has its own threads; over a mesh only dense blocks are searched.
-    apart = len(devices) > 1 and not few_entries(len(pieces.rows), pieces.units, pieces.entries, most)
+    # What searches in this host's memory has threads of its own.
+    apart = len(devices) > 1 and (devices[0].platform != "cpu" or config.precision != "f32")
     mesh = make_mesh({"units": 1, "voxels": len(devices)}, devices) if apart else None
-    engine = Engine(mesh, config.memory_mb << 20, config.sign == "absolute")
+    engine = Engine(mesh, config.memory_mb << 20, config.sign == "absolute", config.precision)
     for brain in brains:
         brain.prepare(mode, pieces, engine)
-    room = (config.memory_mb << 20) // (8 * len(ctx.facts.subjects))
+    room = (config.memory_mb << 20) // (8 * len(ctx.facts.subjects))  # the same for one that goes on alone after a kill
     label = f"align {mode}"
     while working := [brain for brain in brains if brain.search.begin(room)]:
         blocks = {brain.name: brain.blocks() for brain in working}

@@ -36,6 +36,7 @@ class Specs:
     align: dict[str, StoreSpec]
     assign: dict[str, StoreSpec]
     sizes: StoreSpec
+    joint: dict[str, StoreSpec]
     rsa: StoreSpec
     roi: StoreSpec
     layers: StoreSpec
@@ -80,6 +81,16 @@ def make_specs(config: Config, facts: Facts) -> Specs:
         name: StoreSpec("align", 3, {"align": align_settings}, {"codes": codes.name, "betas": spec.name})
         for name, spec in betas.items()
     }
+    images = {"min_ncsnr", "select", "sign"} | ({"folds", "seed"} if select == "kfold" else set())
+    modelled = {
+        "joint": {**config.joint.model_dump(), "modes": config.joint_modes},
+        "align": config.align.model_dump(include=images),
+    }
+    joint = {
+        name: StoreSpec("joint", 1, modelled, {"codes": codes.name, "betas": spec.name})
+        for name, spec in betas.items()
+        if config.joint_modes
+    }
     aligned = {name: spec.name for name, spec in align.items()}
     floor = {"min_ncsnr": config.align.min_ncsnr}
     by_roi = {"roi": config.roi.model_dump(include={"names", "min_voxels"}), **floor}
@@ -101,6 +112,7 @@ def make_specs(config: Config, facts: Facts) -> Specs:
     layers = StoreSpec("layers", 1, by_roi, aligned)
     recovery = StoreSpec("recovery", 1, floor, aligned) if facts.has_truth else None
     transforms = {f"transforms {s.name}": s.transforms for s in facts.subjects if s.transforms}
+    joints = {f"joint {name}": spec.name for name, spec in joint.items()}
     report = StoreSpec(
         "report",
         2,
@@ -112,6 +124,7 @@ def make_specs(config: Config, facts: Facts) -> Specs:
             "roi": roi.name,
             "layers": layers.name,
             **aligned,
+            **joints,
             **transforms,
         },
     )
@@ -121,7 +134,7 @@ def make_specs(config: Config, facts: Facts) -> Specs:
     }
     rdms = StoreSpec("rdms", 1, compared, {"activations": activations.name})
     return Specs(
-        trials, betas, activations, saes, codes, align, assign, sizes, rsa, roi, layers, recovery, report, rdms
+        trials, betas, activations, saes, codes, align, assign, sizes, joint, rsa, roi, layers, recovery, report, rdms
     )
 
 

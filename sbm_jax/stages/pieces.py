@@ -32,17 +32,14 @@ class Pieces:
     """Codes of some images (ascending rows of the image table) over all layers of a mode.
 
     A shelf is as many pieces as fit into the budget, one at least. A layer that does not fit is cut by units: dense codes are
-    read by columns; sparse ones are stored by image, so each of their pieces reads the layer again. `entries`: codes of a
-    layer that are not zero, at most.
+    read by columns; sparse ones are stored by image, so each of their pieces reads the layer again.
     """
 
     def __init__(self, codes: Store, saes: Store, mode: str, hooks: tuple[str, ...], rows: np.ndarray, budget: int):
         self.codes, self.mode, self.rows, self.units = codes, mode, rows, n_units(codes, saes, mode, hooks[0])
         self.shelves: list[list[Piece]] = [[]]
-        self.entries = 0
         for layer, hook in enumerate(hooks):
-            size, entries = self._bytes(hook)
-            self.entries = max(self.entries, entries)
+            size = self._bytes(hook)
             parts = min(self.units, -(-size // budget))
             cuts = np.linspace(0, self.units, parts + 1).astype(int)
             for first, last in pairwise(cuts):
@@ -54,12 +51,11 @@ class Pieces:
     def __len__(self) -> int:
         return sum(map(len, self.shelves))
 
-    def _bytes(self, hook: str) -> tuple[int, int]:
-        """Bytes that a layer takes in memory, and how many of its codes are not zero."""
+    def _bytes(self, hook: str) -> int:
         if self.mode not in SAE_MODES:
-            return 4 * len(self.rows) * self.units, len(self.rows) * self.units
-        active = self.codes.read(f"{self.mode}/{hook}/active", self.rows)
-        return 8 * len(self.rows) * int(active.max(initial=1)), int(active.sum())
+            return 4 * len(self.rows) * self.units
+        widest = int(self.codes.read(f"{self.mode}/{hook}/active", self.rows).max(initial=1))
+        return 8 * len(self.rows) * widest
 
     def read(self) -> Iterator[list[tuple[Piece, Codes]]]:
         """The shelves one after another, read; a single one is read once and kept."""

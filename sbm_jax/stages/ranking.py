@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sbm_jax.kernels import cosine_topk_both, prepare_responses
+from sbm_jax.kernels.cosine_topk.precision import Precision
 from sbm_jax.kernels.cosine_topk.prepared import Prepared
 from sbm_jax.stages.inputs import Codes
 
@@ -29,13 +30,14 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Engine:
-    """How every search of a run is made: on which mesh (axes `units`, `voxels`; None: one device), within which budget, and
-    whether s or |s| is maximised.
+    """How every search of a run is made: on which mesh (axes `units`, `voxels`; None: one device), within which budget,
+    whether s or |s| is maximised, and the precision of the products.
     """
 
     mesh: Any
     memory_bytes: int
     absolute: bool = False
+    precision: Precision = "f32"
 
     def prepare(self, y_nv: np.ndarray) -> Prepared:
         """Responses [n, v] for `best`: unit columns, with their negatives behind where |s| is maximised (max |s| = max(s, -s))."""
@@ -44,7 +46,7 @@ class Engine:
     def best(self, codes: Codes, responses: Prepared, k_voxel: int, k_unit: int = 0) -> Found:
         """The k_voxel best units of every voxel and the k_unit best voxels of every unit; ties to the lowest index."""
         values_vk, units_vk, values_uk, voxels_uk = cosine_topk_both(
-            codes, responses, k_voxel, k_unit, memory_bytes=self.memory_bytes
+            codes, responses, k_voxel, k_unit, memory_bytes=self.memory_bytes, precision=self.precision
         )
         keys_vk, keys_uk = as_keys(values_vk), as_keys(values_uk)
         if not self.absolute:

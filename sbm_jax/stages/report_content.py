@@ -21,6 +21,7 @@ from sbm_jax.report.thumbs import thumbnail
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import relative_extents, short_roi
 from sbm_jax.stages.report_assign import assign_tables
+from sbm_jax.stages.report_joint import joint_curves, joint_tables
 from sbm_jax.stages.report_maps import SPACE, SubjectMaps, cortex
 from sbm_jax.stages.report_recovery import recovery_tables
 from sbm_jax.stages.report_saes import sae_plots, sae_tables
@@ -79,6 +80,7 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -
             *_summary_tables(summary),
             *assign_tables(summary),
             *size_tables(summary),
+            *joint_tables(summary),
             *sae_tables(summary),
             *_roi_tables(summary),
             *_rsa_tables(ctx, summary),
@@ -87,7 +89,7 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -
         cortex_notes=_cortex_notes(maps),
         subjects={name: found.on_cortex for name, found in drawn.items()},
         outlines={name: found.atlases for name, found in drawn.items()},
-        curves=_curves(ctx, summary),
+        curves=[*joint_curves(summary), *_curves(ctx, summary)],
         plots=[*size_plots(summary), *sae_plots(summary)],
         exemplars=_exemplars(ctx),
         recovery=recovery_tables(recovery, chosen_on(align), told_over(data["shared"])) if recovery else None,

@@ -10,14 +10,15 @@ from sbm_jax.brain.reliability import noise_ceiling
 from sbm_jax.sae.front import fronts
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import responsive
+from sbm_jax.stages.report_joint import joint_summary
 from sbm_jax.store.store import Store
 
 ALPHA = 0.05  # of the shares of significant voxels; family-wise, and as a false discovery rate
 
 
 def summarise(ctx: Context) -> dict[str, Any]:
-    """Keys: dataset, backbone, those of `_saes`, subjects (per subject and mode), assign, sizes, rsa, structure, roi, layers,
-    recovery.
+    """Keys: dataset, backbone, those of `_saes`, subjects (per subject and mode), assign, sizes, joint, rsa, structure, roi,
+    layers, recovery.
 
     Similarities are means over the responsive voxels, those with ncsnr at or above the floor fixed beforehand.
     """
@@ -43,6 +44,10 @@ def summarise(ctx: Context) -> dict[str, Any]:
         "subjects": {s.name: subject_summary(ctx, s.name, rsa["structure"][s.name]) for s in ctx.subjects},
         "assign": {s.name: ctx.open(ctx.specs.assign[s.name]).json("assign.json") for s in ctx.subjects},
         "sizes": ctx.open(ctx.specs.sizes).json("sizes.json"),
+        "joint": {
+            s.name: joint_summary(ctx, s, _noise_ceiling(ctx, s.name, ctx.open(ctx.specs.betas[s.name])))
+            for s in ctx.subjects
+        },
         "rsa": rsa["images"],
         "roi": {"alignment": roi.json("alignment.json"), "voxels": roi.json("rois.json")},
         "layers": ctx.open(ctx.specs.layers).json("profiles.json"),

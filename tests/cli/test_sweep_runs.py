@@ -105,7 +105,7 @@ def test_its_stores_are_those_of_a_single_run(made, program, tmp_path):
     assert alone.items() <= hashes(made.out).items()
 
 
-LATE = ("saes", "codes", "align", "sizes", "rsa", "roi", "layers", "recovery", "report")
+LATE = ("saes", "codes", "align", "sizes", "joint", "rsa", "roi", "layers", "recovery", "report")
 
 
 @pytest.mark.slow

@@ -31,10 +31,10 @@ def test_every_store_once(planned):
     counts = Counter(job.stage for job in sweep.jobs.values())
     one_for_all = dict.fromkeys(("dataset", "extract"), 1)
     two = dict.fromkeys(("betas", "train", "encode"), 2)
-    four = dict.fromkeys(("align", "assign", "sizes", "rsa", "roi", "layers", "recovery", "report"), 4)
+    four = dict.fromkeys(("align", "assign", "sizes", "joint", "rsa", "roi", "layers", "recovery", "report"), 4)
     assert counts == one_for_all | two | four
     assert {store for mine in sweep.stores for store in mine} == set(sweep.jobs)
-    assert [len(mine) for mine in sweep.stores] == [13] * 4
+    assert [len(mine) for mine in sweep.stores] == [14] * 4
 
 
 def test_waves_are_the_stages_in_order(planned):
@@ -63,7 +63,7 @@ def test_needs_cover_what_the_stores_name_as_inputs(planned):
     assert set(NEEDS) == set(STAGES)
 
 
-@pytest.mark.parametrize(("stage", "read"), [("align", "betas"), ("assign", "align")])
+@pytest.mark.parametrize(("stage", "read"), [("align", "betas"), ("assign", "align"), ("joint", "betas")])
 def test_a_stage_by_subject_waits_for_its_own_subject_alone(planned, stage, read):
     sweep = planned("data.subjects=[]")
     stores = {job.step.argument: store for store, job in sweep.jobs.items() if job.stage == read}

@@ -1,0 +1,1 @@
+"""Orthogonal matching pursuit of many responses, each over its own few candidate units."""
