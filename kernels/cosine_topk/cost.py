@@ -47,7 +47,7 @@ def few_entries(n: int, n_units: int, entries: int, n_voxels: int) -> bool:
     if jax.default_backend() != "cpu":
         return False
     ours = entries * GATHER + min(n_units, entries) * ROW + n * COPY
-    return bool(ours * n_voxels + CALL < n_units * (n * PRODUCT + PICK) * n_voxels)
+    return bool(ours * n_voxels + CALL < n_units * (n * BLAS + PICK) * n_voxels)
 
 
 @dataclass(frozen=True)
