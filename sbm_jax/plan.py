@@ -6,7 +6,6 @@ import importlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sbm_jax.axes import REAL_KINDS, SAE_MODES, TOKEN_KIND, WIDTH_MODES
 from sbm_jax.errors import UserError
