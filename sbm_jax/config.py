@@ -226,6 +226,17 @@ class RoiConfig(Section):
     min_voxels: int = Field(default=5, ge=1, description="smaller ROIs are reported and left out")
 
 
+class LayersConfig(Section):
+    """Layer profiles."""
+
+    bootstrap: int = Field(
+        default=200,
+        ge=0,
+        description="draws of the scoring images for the 95 % intervals of profiles and depth; 0: none",
+    )
+    seed: int = 0
+
+
 class ReportConfig(Section):
     """The page."""
 
@@ -247,6 +258,7 @@ class Config(Section):
     align: AlignConfig = AlignConfig()
     rsa: RsaConfig = RsaConfig()
     roi: RoiConfig = RoiConfig()
+    layers: LayersConfig = LayersConfig()
     report: ReportConfig = ReportConfig()
     devices: int = Field(default=0, ge=0, description="devices to use; 0 means all that JAX finds")
 

@@ -84,7 +84,8 @@ def make_specs(config: Config, facts: Facts) -> Specs:
     brains = {name: spec.name for name, spec in betas.items()}
     unscored = {"select": select} if select == "none" else {}
     roi = StoreSpec("roi", 1, {"roi": config.roi.model_dump(), **floor, **unscored}, {"codes": codes.name, **brains})
-    layers = StoreSpec("layers", 1, by_roi, aligned)
+    redrawn = {"layers": config.layers.model_dump()} if select == "shared" else {}
+    layers = StoreSpec("layers", 2, by_roi | redrawn, aligned)
     recovery = StoreSpec("recovery", 1, floor, aligned) if facts.has_truth else None
     transforms = {f"transforms {s.name}": s.transforms for s in facts.subjects if s.transforms}
     report = StoreSpec(

@@ -20,6 +20,7 @@ from sbm_jax.report.data import (
 from sbm_jax.report.thumbs import thumbnail
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import relative_extents, short_roi
+from sbm_jax.stages.report_layers import depth_tables, profile_curve
 from sbm_jax.stages.report_maps import SPACE, SubjectMaps, cortex
 from sbm_jax.stages.report_recovery import recovery_tables
 from sbm_jax.stages.report_saes import sae_plots, sae_tables
@@ -71,7 +72,13 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -
             f"{summary['backbone']['family']} backbone with {len(summary['backbone']['layers'])} layers"
         ),
         headline=_headline(ctx, summary),
-        tables=[*_summary_tables(summary), *sae_tables(summary), *_roi_tables(summary), *_rsa_tables(ctx, summary)],
+        tables=[
+            *_summary_tables(summary),
+            *depth_tables(summary, ctx.config.report.mode),
+            *sae_tables(summary),
+            *_roi_tables(summary),
+            *_rsa_tables(ctx, summary),
+        ],
         cortex=cortex() if drawn else None,
         cortex_notes=_cortex_notes(maps),
         subjects={name: found.on_cortex for name, found in drawn.items()},
@@ -239,9 +246,7 @@ def _curves(ctx: Context, summary: dict[str, Any]) -> list[LayerCurve]:
     out = []
     scored = ctx.config.align.select != "none"
     for subject, profiles in summary["layers"][mode].items() if scored else ():
-        series = {short_roi(roi): (_numbers(record["held_out"]), None, None) for roi, record in profiles.items()}
-        title = f"Held-out similarity of each layer's best unit, {subject}"
-        out.append(LayerCurve(title, labels, dict(list(series.items())[:8]), "held-out r", note=MODE_TITLES[mode]))
+        out.append(profile_curve(subject, profiles, labels, mode))
     for subject, record in summary["subjects"].items() if scored else ():
         series = {MODE_TITLES[m]: (_numbers(row["layer_held_out"]), None, None) for m, row in record["modes"].items()}
         out.append(LayerCurve(f"Held-out similarity by kind of feature, {subject}", labels, series, "held-out r"))

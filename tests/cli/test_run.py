@@ -118,6 +118,7 @@ def test_overrides_rename_what_follows_and_nothing_else(tiny, program):
         "report.title=other": {"report"},
         "roi.top_units=4": {"roi", "report"},
         "roi.min_voxels=6": {"rsa", "roi", "layers", "report"},
+        "layers.bootstrap=20": {"layers", "report"},
         "align.seed=1": {"align", "rsa", "layers", "recovery", "report"},
         "encode.seed=1": {"encode", "align", "rsa", "roi", "layers", "recovery", "report"},
         "train.seed=1": {"train", "encode", "align", "rsa", "roi", "layers", "recovery", "report"},
