@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from sbm_jax.stages.null import Null
+from sbm_jax.stages.ranking import Engine
 from sbm_jax.stages.search import Search
 
 REPEATS = 3
@@ -59,14 +61,17 @@ def brain(
     return Brain(codes, y.astype(np.float32), np.where(ncsnr_v > 0, unit_v, -1), r)
 
 
-def search(one: Brain, n_select: int, shuffles: int, seed: int) -> dict[str, np.ndarray]:
+def search(one: Brain, n_select: int, shuffles: int, seed: int, max_shuffles: int = 0) -> dict[str, np.ndarray]:
     """The arrays of the align store: units selected on the first `n_select` images and scored on the others."""
-    v, u = one.y.shape[1], one.codes[0].shape[1]
-    run = Search(v, len(one.codes), u, 1, 1, shuffles, None, seed, 1 << 27)
-    run.start(np.arange(v), np.ones(v, bool), one.y[:n_select], one.y[n_select:])
-    for layer, codes in enumerate(one.codes):
-        run.layer(layer, codes[:n_select], codes[n_select:])
-    run.finish()
+    n, v = one.y.shape
+    taken = np.ones(v, bool)
+    null = Null(taken, n_select, n - n_select, shuffles=shuffles, max_shuffles=max_shuffles, seed=seed)
+    run = Search(v, len(one.codes), one.codes[0].shape[1], 1, 1, Engine(None, 1 << 27), null)
+    while run.begin():
+        run.start(np.arange(v), one.y[:n_select], one.y[n_select:])
+        for layer, codes in enumerate(one.codes):
+            run.piece(layer, 0, codes[:n_select], codes[n_select:])
+        run.end()
     return run.results()
 
 

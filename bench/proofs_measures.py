@@ -30,11 +30,13 @@ LEVELS = (0.0, 0.1, 0.2, 0.4, 0.8)  # ncsnr
 PROFILE = (0.45, 0.3, 0.15, 0.05, 0.0, 0.0)  # population r of a simulated voxel with its unit in each of six layers
 
 
-def null_brains(brains: int, voxels: int, shuffles: int, common: float, seed: int = 0) -> dict[str, Any]:
+def null_brains(
+    brains: int, voxels: int, shuffles: int, common: float, seed: int = 0, max_shuffles: int = 0
+) -> dict[str, Any]:
     """Brains that respond to nothing: share of voxels with p <= .05, and shares of brains with any voxel called significant."""
 
     def one(rng: np.random.Generator, i: int) -> dict[str, float]:
-        found = search(brain(rng, N_SELECT + 3, np.zeros(voxels), common=common), N_SELECT, shuffles, i)
+        found = search(brain(rng, N_SELECT + 3, np.zeros(voxels), common=common), N_SELECT, shuffles, i, max_shuffles)
         return {
             "p": float(np.mean(found["p"] <= ALPHA)),
             "fwe": float((found["p_fwe"] <= ALPHA).any()),
@@ -46,6 +48,7 @@ def null_brains(brains: int, voxels: int, shuffles: int, common: float, seed: in
         "brains": brains,
         "voxels": voxels,
         "shuffles": shuffles,
+        "max_shuffles": max_shuffles,
         "common": common,
         "false_positives": estimate(found["p"]),
         "any_fwe": _share(found["fwe"]),

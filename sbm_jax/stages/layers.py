@@ -123,11 +123,14 @@ def _draw(
     config, hooks = ctx.config.layers, ctx.facts.hooks
     units = n_units(codes, saes, mode, hooks[0])
     unit_lv = align.read(f"{mode}/layer_units") % units
+    absolute = align.json("index.json")["sign"] == "absolute"  # scores then carry the sign of the selection
+    sign_lv = align.read(f"{mode}/layer_signs") if absolute else np.ones_like(unit_lv)
     rows = subject_images(betas).rows[scoring]
 
     def columns(layer: int, voxels: np.ndarray) -> np.ndarray:
         wanted, place = np.unique(unit_lv[layer, voxels], return_inverse=True)
-        return chosen_columns(read_codes(codes, mode, hooks[layer], rows, units), wanted)[place].T
+        a_wn = chosen_columns(read_codes(codes, mode, hooks[layer], rows, units), wanted)
+        return a_wn[place].T * sign_lv[layer, voxels].astype(np.float32)
 
     weights = draw_weights(len(rows), config.bootstrap, config.seed)
     block = block_voxels(ctx.config.align.memory_mb << 20, len(scoring), *weights.shape[::-1])

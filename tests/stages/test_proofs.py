@@ -117,15 +117,12 @@ def test_search_agrees_with_every_pair_in_float64():
     """The p values of the search are those of all units and all permutations written out, so that what is proved is the program."""
     made = brain(np.random.default_rng(14), 60, np.repeat([0.0, 0.4], 6), units=9)
     found = search(made, 45, 19, 3)
-    y = stats.zscore(made.y[:45].astype(np.float64))
-    codes = stats.zscore(np.concatenate(made.codes, axis=1)[:45].astype(np.float64))
+    y, codes = made.y[:45].astype(np.float64), np.concatenate(made.codes, axis=1)[:45].astype(np.float64)
+    y, codes = ((x - x.mean(axis=0)) / x.std(axis=0) for x in (y, codes))
     best = (codes.T @ y / 45).max(axis=0)
     np.testing.assert_allclose(found["voxel_values"][:, 0], best, atol=2e-6)
-    rng = np.random.default_rng([3, 45, 15])
-    null = []
-    for _ in range(19):
-        null.append((codes[rng.permutation(45)].T @ y / 45).max(axis=0))
-        rng.permutation(15)
+    orders = [np.random.default_rng([3, 45, 15, number]).permutation(45) for number in range(19)]
+    null = [(codes[order].T @ y / 45).max(axis=0) for order in orders]
     np.testing.assert_array_equal(found["p"], permutation_p(best, np.stack(null)))
     np.testing.assert_array_equal(found["p_fwe"], familywise_p(best, np.stack(null)))
 
