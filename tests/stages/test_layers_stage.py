@@ -162,6 +162,27 @@ def test_without_draws_there_are_no_intervals(tiny, stores, tmp_path):
     assert record["mean_depth"] == before["mean_depth"]
 
 
+def test_intervals_carry_the_sign_of_the_selection(tiny, stores, tmp_path, monkeypatch):
+    """An alignment by absolute similarity in which every unit was chosen for a negative one: the interval turned over."""
+    read, document = Store.read, Store.json
+
+    def negative(store: Store, name: str, *rest) -> np.ndarray:
+        if name.endswith("/layer_signs"):
+            return np.full(read(store, name.replace("signs", "units")).shape, -1, np.int8)
+        return read(store, name, *rest)
+
+    def absolute(store: Store, name: str) -> dict:
+        return document(store, name) | ({"sign": "absolute"} if name == "index.json" else {})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "read", negative)
+        patch.setattr(Store, "json", absolute)
+        store = rerun(tiny, tmp_path, f"layers.bootstrap={DRAWS}")
+    for ours, theirs in (("low", "high"), ("high", "low")):
+        expected = -stores.array("layers", f"raw/subj01/profile_{theirs}")
+        np.testing.assert_allclose(store.read(f"raw/subj01/profile_{ours}"), expected, atol=2e-5)
+
+
 def test_small_budgets_give_the_same_intervals(tiny, stores, tmp_path):
     """16 MiB, the least, are several blocks; float32 sums may be in another order."""
     store = rerun(tiny, tmp_path, "align.memory_mb=16", f"layers.bootstrap={DRAWS}")
