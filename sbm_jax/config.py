@@ -262,6 +262,17 @@ class JointConfig(Section):
     seed: int = Field(default=0, description="of the validation images")
 
 
+class LayersConfig(Section):
+    """Layer profiles."""
+
+    bootstrap: int = Field(
+        default=200,
+        ge=0,
+        description="draws of the scoring images for the 95 % intervals of profiles and depth; 0: none",
+    )
+    seed: int = 0
+
+
 class ReportConfig(Section):
     """The page."""
 
@@ -286,6 +297,7 @@ class Config(Section):
     rsa: RsaConfig = RsaConfig()
     roi: RoiConfig = RoiConfig()
     joint: JointConfig = JointConfig()
+    layers: LayersConfig = LayersConfig()
     report: ReportConfig = ReportConfig()
     devices: int = Field(default=0, ge=0, description="devices to use; 0 means all that JAX finds")
 

@@ -200,7 +200,14 @@ def _steps(ctx: Context) -> Iterator[Step]:
     yield Step("rsa", specs.rsa, 1e5, rdms, None, memory, sum(codes.values()) * facts.n_shared / n)
     exemplars = len(config.roi.modes) * layers * u * config.roi.exemplars * 4
     yield Step("roi", specs.roi, exemplars, 0, None, 4 * n * u, sum(codes[m] for m in config.roi.modes))
-    yield Step("layers", specs.layers, len(config.encode.modes) * sum(8 * s.n_voxels for s in facts.subjects), 0)
+    modes, voxels = len(config.encode.modes), sum(s.n_voxels for s in facts.subjects)
+    draws = config.layers.bootstrap if align.select == "shared" else 0
+    # three products per layer, and two of the responses; again for a quarter of the voxels
+    flops = 2 * modes * draws * facts.n_shared * (3 * layers + 2) * voxels / 4
+    size, reads = 9 + (12 * layers + 8 if draws else 0), sum(codes.values()) * facts.n_shared / n if draws else 0
+    yield Step(
+        "layers", specs.layers, modes * size * voxels, flops, None, (align.memory_mb << 20) if draws else 0, reads
+    )
     if specs.recovery is not None:
         yield Step("recovery", specs.recovery, 1e4, 0)
     yield Step("report", specs.report, 2e7, 0)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+ALPHA = 0.05  # of what is called significant; family-wise, and as a false discovery rate
+
 
 def permutation_p(observed_v: np.ndarray, null_bv: np.ndarray, *, tie: float = 0.0) -> np.ndarray:
     """p_v = (1 + #{b : null_bv >= observed_v - tie}) / (1 + B): one-sided, large is extreme, never 0.
@@ -116,6 +118,23 @@ def bootstrap_interval(
         raise ValueError(f"bootstrap_interval: n {n}, samples {samples}, confidence {confidence} are not possible")
     rng = np.random.default_rng(seed)
     drawn = np.stack([np.asarray(statistic(rng.integers(0, n, n)), np.float64) for _ in range(samples)])
+    return percentile_interval(drawn, confidence)
+
+
+def percentile_interval(drawn_bv: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """The two quantiles of draws [b, ...] that leave out (1 - confidence) / 2 each, linear between draws.
+
+    Returns low and high of the shape and dtype of one draw. NaN draws are left out; NaN where every draw is.
+    """
+    ordered = np.sort(drawn_bv, axis=0)  # NaN goes to the end
+    last = np.maximum((~np.isnan(ordered)).sum(axis=0) - 1, 0)
     tail = (1 - confidence) / 2
-    low, high = np.nanquantile(drawn, [tail, 1 - tail], axis=0)
-    return low, high
+
+    def quantile(q: float) -> np.ndarray:
+        at = q * last
+        below = np.floor(at).astype(np.int64)
+        step = (at - below).astype(ordered.dtype)
+        lower, upper = (np.take_along_axis(ordered, i[None], axis=0)[0] for i in (below, np.minimum(below + 1, last)))
+        return lower + step * (upper - lower)
+
+    return quantile(tail), quantile(1 - tail)

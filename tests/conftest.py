@@ -45,6 +45,7 @@ TINY: dict[str, Any] = {
     "rsa": {"structure_voxels": 100, "bootstrap": 40},
     "roi": {"top_units": 10, "exemplars": 5, "stable": 2},
     "joint": {"modes": ["patch_mean", "raw"], "atoms": 3, "candidates": 8, "lambdas": [0.1, 10]},
+    "layers": {"bootstrap": 40},
     "report": {"title": "tiny", "units_per_roi": 1, "images_per_unit": 3},
 }
 

@@ -43,7 +43,7 @@ def paired_rows(
     voxels, slots = np.nonzero(units_vk >= 0)
     # Only units that are somebody's choice are looked at; their columns are made once.
     wanted, place = np.unique(units_vk[voxels, slots], return_inverse=True)
-    a_un = unit_rows(columns(codes, wanted), center)
+    a_un = unit_rows(chosen_columns(codes, wanted), center)
     step = max(1, _BLOCK_BYTES // (4 * n))
     for start in range(0, len(voxels), step):
         pair = slice(start, start + step)
@@ -62,8 +62,8 @@ def unit_rows(x_cn: np.ndarray, center: bool = True) -> np.ndarray:
     return x * np.where(real, 1 / np.where(real, norm, 1.0), 0.0).astype(np.float32)[:, None]
 
 
-def columns(codes: SparseCodes | np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The wanted columns as rows [w, n], float32."""
+def chosen_columns(codes: SparseCodes | np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The columns of some units, each named once, as rows [w, n], float32."""
     if not isinstance(codes, SparseCodes):
         return np.asarray(codes)[:, wanted].T
     values, units = np.asarray(codes.values_nk), np.asarray(codes.units_nk)

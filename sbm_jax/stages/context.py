@@ -109,7 +109,8 @@ def make_specs(config: Config, facts: Facts) -> Specs:
     candidates = {"sizes": config.sizes.model_dump(), "sign": config.align.sign, **floor, **unscored}
     sizes = StoreSpec("sizes", 1, candidates, {"codes": codes.name, **brains})
     roi = StoreSpec("roi", 1, {"roi": config.roi.model_dump(), **floor, **unscored}, {"codes": codes.name, **brains})
-    layers = StoreSpec("layers", 1, by_roi, aligned)
+    redrawn = {"layers": config.layers.model_dump()} if select == "shared" else {}
+    layers = StoreSpec("layers", 2, by_roi | redrawn, aligned)
     recovery = StoreSpec("recovery", 1, floor, aligned) if facts.has_truth else None
     transforms = {f"transforms {s.name}": s.transforms for s in facts.subjects if s.transforms}
     joints = {f"joint {name}": spec.name for name, spec in joint.items()}

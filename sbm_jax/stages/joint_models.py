@@ -13,7 +13,7 @@ import numpy as np
 from sbm_jax.config import JointConfig
 from sbm_jax.errors import UserError
 from sbm_jax.kernels import SparseCodes, ridge
-from sbm_jax.kernels.cosine_topk.paired import columns
+from sbm_jax.kernels.cosine_topk.paired import chosen_columns
 from sbm_jax.kernels.pursuit.xla import pursue
 from sbm_jax.stages.image_sets import LEAST, ImageSets
 from sbm_jax.stages.inputs import Codes
@@ -76,7 +76,7 @@ class Pool:
         out = np.empty((len(units_w), n), np.float32)
         for layer in np.unique(layer_w):
             mine = layer_w == layer
-            out[mine] = columns(self.layers[layer], unit_w[mine])
+            out[mine] = chosen_columns(self.layers[layer], unit_w[mine])
         return out
 
     def best(self, y_nv: np.ndarray, rows_n: np.ndarray, k: int, engine: Engine) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import relative_extents, short_roi
 from sbm_jax.stages.report_assign import assign_tables
 from sbm_jax.stages.report_joint import joint_curves, joint_tables
+from sbm_jax.stages.report_layers import depth_tables, profile_curve
 from sbm_jax.stages.report_maps import SPACE, SubjectMaps, cortex
 from sbm_jax.stages.report_recovery import recovery_tables
 from sbm_jax.stages.report_saes import sae_plots, sae_tables
@@ -81,6 +82,7 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -
             *assign_tables(summary),
             *size_tables(summary),
             *joint_tables(summary),
+            *depth_tables(summary, ctx.config.report.mode),
             *sae_tables(summary),
             *_roi_tables(summary),
             *_rsa_tables(ctx, summary),
@@ -252,9 +254,7 @@ def _curves(ctx: Context, summary: dict[str, Any]) -> list[LayerCurve]:
     out = []
     scored = ctx.config.align.select != "none"
     for subject, profiles in summary["layers"][mode].items() if scored else ():
-        series = {short_roi(roi): (_numbers(record["held_out"]), None, None) for roi, record in profiles.items()}
-        title = f"Held-out similarity of each layer's best unit, {subject}"
-        out.append(LayerCurve(title, labels, dict(list(series.items())[:8]), "held-out r", note=MODE_TITLES[mode]))
+        out.append(profile_curve(subject, profiles, labels, mode))
     for subject, record in summary["subjects"].items() if scored else ():
         series = {MODE_TITLES[m]: (_numbers(row["layer_held_out"]), None, None) for m, row in record["modes"].items()}
         out.append(LayerCurve(f"Held-out similarity by kind of feature, {subject}", labels, series, "held-out r"))

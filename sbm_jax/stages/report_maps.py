@@ -17,6 +17,7 @@ from sbm_jax.report.data import CortexData, Hemisphere, MapLayer, RoiAtlas
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import responsive
 from sbm_jax.stages.report_selection import map_note, told_over
+from sbm_jax.statistics import ALPHA
 
 SPACE = "fsaverage5"
 
@@ -116,6 +117,7 @@ def voxel_maps(ctx: Context, subject: Subject) -> list[MapLayer]:
     ]
     if ctx.config.align.select == "none":
         maps = [layer for layer in maps if layer.name not in ("held_out", "depth")]
+    maps += _significance_map(layers.read(f"{mode}/{subject.name}/significant"))
     maps += _category_map(ctx, mode, align.read(f"{mode}/voxel_units")[:, 0], alive)
     ncsnr = betas.read("ncsnr")
     if np.isfinite(ncsnr).any():
@@ -123,6 +125,16 @@ def voxel_maps(ctx: Context, subject: Subject) -> list[MapLayer]:
             MapLayer("ncsnr", "ncsnr", "", "sequential", np.nan_to_num(ncsnr), 0, 1, palette="slate", threshold=0.1)
         )
     return maps
+
+
+def _significance_map(significant_v: np.ndarray) -> list[MapLayer]:
+    """The mask as a map of one category; none where no voxel is significant, or permutations are too few to tell."""
+    if not significant_v.any():
+        return []
+    note = f"p of the best unit in sample, FDR {ALPHA:g} over responsive voxels"
+    name, colour = "best unit significant", category_colours(1)[0]
+    values = np.where(significant_v, 0.0, np.nan)
+    return [MapLayer("significant", "Significant voxels", "", "categorical", values, 0, 0, [(name, colour)], note=note)]
 
 
 def _category_map(ctx: Context, mode: str, units_v: np.ndarray, alive: np.ndarray) -> list[MapLayer]:

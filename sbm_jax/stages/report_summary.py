@@ -11,9 +11,8 @@ from sbm_jax.sae.front import fronts
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import responsive
 from sbm_jax.stages.report_joint import joint_summary
+from sbm_jax.statistics import ALPHA
 from sbm_jax.store.store import Store
-
-ALPHA = 0.05  # of the shares of significant voxels; family-wise, and as a false discovery rate
 
 
 def summarise(ctx: Context) -> dict[str, Any]:

@@ -149,6 +149,7 @@ def test_overrides_rename_what_follows_and_nothing_else(tiny, program):
         "roi.top_units=4": {"roi", "report"},
         "roi.min_voxels=6": {"rsa", "roi", "layers", "report"},
         "joint.atoms=2": {"joint", "report"},
+        "layers.bootstrap=20": {"layers", "report"},
         "align.seed=1": {"align", "rsa", "layers", "recovery", "report"},
         "encode.seed=1": {"encode", "align", "sizes", "joint", "rsa", "roi", "layers", "recovery", "report"},
         "train.seed=1": {"train", "encode", "align", "sizes", "joint", "rsa", "roi", "layers", "recovery", "report"},

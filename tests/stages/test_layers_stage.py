@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from sbm_jax.config import load_config
+from sbm_jax.stages import layers
+from sbm_jax.stages.context import Context
+from sbm_jax.store.store import Store
+
 SUBJECTS = ("subj01", "subj02")
+DRAWS = 40
+CLOSE = 1e-5  # similarities nearer than this may change places
 MODES = ("cls", "patch_mean", "patch_max", "raw", "random")
 
 
@@ -49,6 +58,137 @@ def test_profiles(stores, mode, subject):
         np.testing.assert_allclose(record["held_out"], scores[:, inside].mean(axis=1, dtype=np.float64), atol=1e-6)
         np.testing.assert_allclose(record["best_layer_share"], [np.mean(best[inside] == i) for i in (0, 1)])
         assert record["mean_depth"] == pytest.approx(np.nanmean(depth[inside]), abs=1e-5)
+
+
+@pytest.fixture(scope="module", params=[("cls", "subj01"), ("patch_max", "subj02"), ("raw", "subj02")])
+def redrawn(request, stores) -> tuple[str, str, np.ndarray]:
+    """Mode, subject, and r [l, b, v] of responsive voxels for images drawn as the stage draws them, written out in float64."""
+    mode, subject = request.param
+    rows, y = stores.brain(subject).part("held_out")
+    alive = stores.brain(subject).responsive
+    units = stores.array("align", f"{mode}/layer_units", subject)[:, alive] % stores.codes(mode).shape[2]
+    n = len(rows)
+    counts = np.random.default_rng([0, n]).multinomial(n, np.full(n, 1 / n), DRAWS)
+    r = np.zeros((2, DRAWS, alive.sum()))
+    for b, count in enumerate(counts):
+        drawn = np.repeat(np.arange(n), count)
+        for layer in (0, 1):
+            a, z = stores.codes(mode)[layer, rows][:, units[layer]][drawn], y[:, alive][drawn]
+            varies = (np.ptp(a, axis=0) > 0) & (np.ptp(z, axis=0) > 0)
+            a, z = a - a.mean(axis=0), z - z.mean(axis=0)
+            scale = np.sqrt((a**2).sum(axis=0) * (z**2).sum(axis=0))
+            r[layer, b] = np.where(varies, (a * z).sum(axis=0) / np.where(varies, scale, 1), 0)
+    return mode, subject, r
+
+
+def test_intervals_of_voxels(stores, redrawn):
+    mode, subject, r = redrawn
+    alive = stores.brain(subject).responsive
+    low, high, share = (
+        stores.array("layers", f"{mode}/{subject}/{key}") for key in ("profile_low", "profile_high", "best_layer_share")
+    )
+    assert np.isnan([x[:, ~alive] for x in (low, high, share)]).all()
+    expected = np.percentile(r, [2.5, 97.5], axis=1)
+    np.testing.assert_allclose([low[:, alive], high[:, alive]], expected, atol=2e-5)
+    # Units of two layers that fire on one and the same image tie, up to rounding.
+    least, most = (((r[0] - r[1] > bound) & (r[0] > bound)).mean(axis=0) for bound in (CLOSE, -CLOSE))
+    assert ((share[0, alive] > least - 1e-6) & (share[0, alive] < most + 1e-6)).all() and (least == most).any()
+    least, most = ((r.max(axis=0) > bound).mean(axis=0) for bound in (CLOSE, -CLOSE))
+    total = share[:, alive].sum(axis=0)
+    assert ((total > least - 1e-6) & (total < most + 1e-6)).all()
+    weight = np.maximum(r, 0)
+    with np.errstate(invalid="ignore"):
+        depth = weight[1] / weight.sum(axis=0)
+    steady = (weight.sum(axis=0) > 1e-3).all(axis=0)  # elsewhere a draw's depth may be a ratio of rounding errors
+    assert steady.any()
+    ends = [stores.array("layers", f"{mode}/{subject}/depth_{end}")[alive] for end in ("low", "high")]
+    expected = np.percentile(depth[:, steady], [2.5, 97.5], axis=0)
+    np.testing.assert_allclose([end[steady] for end in ends], expected, atol=2e-3)
+
+
+def test_intervals_of_regions(stores, redrawn):
+    mode, subject, r = redrawn
+    alive = stores.brain(subject).responsive
+    found = stores.document("layers", "profiles.json")[mode][subject]
+    assert len(found) > 3
+    for roi, mask in {"all responsive": alive, **stores.rois(subject)}.items():
+        if roi in found:
+            mean = r[:, :, mask[alive]].mean(axis=2)
+            expected = np.percentile(mean, [2.5, 97.5], axis=1)
+            np.testing.assert_allclose([found[roi]["held_out_low"], found[roi]["held_out_high"]], expected, atol=2e-5)
+            assert found[roi]["mean_depth_low"] < found[roi]["mean_depth_high"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_significance_cannot_be_reached_with_two_permutations(stores, mode):
+    for subject in SUBJECTS:
+        mask = stores.array("layers", f"{mode}/{subject}/significant")
+        assert mask.dtype == bool and not mask.any()
+        assert np.nanmin(stores.array("align", f"{mode}/p", subject)) < 0.5
+
+
+def rerun(tiny, folder: Path, *overrides: str) -> Store:
+    """The stage again, over the finished stores of the tiny run, with other settings."""
+    (folder / "stores").mkdir()
+    for store in (tiny.out / "stores").iterdir():
+        if not store.name.startswith(("layers-", "report-")):
+            (folder / "stores" / store.name).symlink_to(store)
+    return layers.run(Context(load_config(tiny.config, overrides), folder))
+
+
+@pytest.mark.parametrize(("p_fdr", "significant"), [(0.05, True), (0.0501, False)])
+def test_significance_is_of_responsive_voxels_at_most_alpha(tiny, stores, tmp_path, monkeypatch, p_fdr, significant):
+    read = Store.read
+
+    def replaced(store: Store, name: str, *rest) -> np.ndarray:
+        return read(store, name, *rest) * 0 + p_fdr if name.endswith("/p_fdr") else read(store, name, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "read", replaced)
+        store = rerun(tiny, tmp_path, "layers.bootstrap=0")
+    for subject in SUBJECTS:
+        expected = stores.brain(subject).responsive & significant
+        np.testing.assert_array_equal(store.read(f"cls/{subject}/significant"), expected)
+
+
+def test_without_draws_there_are_no_intervals(tiny, stores, tmp_path):
+    store = rerun(tiny, tmp_path, "layers.bootstrap=0")
+    notes = store.json("intervals.json")
+    assert notes["subj01"]["none"] == "layers.bootstrap is 0" and notes["subj01"]["images"] == 24
+    assert not (store.path / "cls" / "subj01" / "profile_low").exists()
+    record = store.json("profiles.json")["cls"]["subj01"]["all responsive"]
+    assert record["held_out_low"] is None and record["mean_depth_high"] is None
+    before = stores.document("layers", "profiles.json")["cls"]["subj01"]["all responsive"]
+    assert record["mean_depth"] == before["mean_depth"]
+
+
+def test_intervals_carry_the_sign_of_the_selection(tiny, stores, tmp_path, monkeypatch):
+    """An alignment by absolute similarity in which every unit was chosen for a negative one: the interval turned over."""
+    read, document = Store.read, Store.json
+
+    def negative(store: Store, name: str, *rest) -> np.ndarray:
+        if name.endswith("/layer_signs"):
+            return np.full(read(store, name.replace("signs", "units")).shape, -1, np.int8)
+        return read(store, name, *rest)
+
+    def absolute(store: Store, name: str) -> dict:
+        return document(store, name) | ({"sign": "absolute"} if name == "index.json" else {})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "read", negative)
+        patch.setattr(Store, "json", absolute)
+        store = rerun(tiny, tmp_path, f"layers.bootstrap={DRAWS}")
+    for ours, theirs in (("low", "high"), ("high", "low")):
+        expected = -stores.array("layers", f"raw/subj01/profile_{theirs}")
+        np.testing.assert_allclose(store.read(f"raw/subj01/profile_{ours}"), expected, atol=2e-5)
+
+
+def test_small_budgets_give_the_same_intervals(tiny, stores, tmp_path):
+    """16 MiB, the least, are several blocks; float32 sums may be in another order."""
+    store = rerun(tiny, tmp_path, "align.memory_mb=16", f"layers.bootstrap={DRAWS}")
+    for name in ("profile_low", "profile_high"):
+        expected = stores.array("layers", f"patch_mean/subj01/{name}")
+        np.testing.assert_allclose(store.read(f"patch_mean/subj01/{name}"), expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("mode", MODES)
