@@ -28,6 +28,7 @@ _STAGES = {
     "align": "Find each voxel's best units and each unit's best voxels.",
     "assign": "Match units and voxels one-to-one, and softly.",
     "sizes": "Score every kind of feature against the number of candidate units.",
+    "pooling": "Give every voxel a receptive field over the patches.",
     "rsa": "Compare image x image RDMs and voxel structure.",
     "roi": "Find the units that each ROI prefers, and what they show.",
     "layers": "Place each voxel in the depth of the network.",

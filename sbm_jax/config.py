@@ -6,7 +6,7 @@ import difflib
 import types
 import typing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
@@ -242,6 +242,20 @@ class RoiConfig(Section):
     min_voxels: int = Field(default=5, ge=1, description="smaller ROIs are reported and left out")
 
 
+class PoolingConfig(Section):
+    """Receptive fields over patches; sizes are standard deviations over the image's side."""
+
+    mode: Literal["patch_mean", "patch_max"] = Field(
+        default="patch_mean", description="whose best units are candidates"
+    )
+    rois: list[str] = Field(default_factory=list, description="`ATLAS` or `ATLAS/LABEL`; empty: all responsive voxels")
+    field: Literal["learned", "prf", "both"] = Field(default="learned", description="prf: the voxel's own, as known")
+    positions: int = Field(default=5, ge=1, description="centres per side")
+    sizes: list[Annotated[float, Field(gt=0)]] = Field(default_factory=lambda: [0.1, 0.2, 0.4], min_length=1)
+    image_degrees: float = Field(default=8.4, gt=0, description="visual angle of the image's side, for known pRFs")
+    bootstrap: int = Field(default=1000, ge=0, description="draws of images for the interval of the gain; 0: none")
+
+
 class ReportConfig(Section):
     """The page."""
 
@@ -265,6 +279,7 @@ class Config(Section):
     sizes: SizesConfig = SizesConfig()
     rsa: RsaConfig = RsaConfig()
     roi: RoiConfig = RoiConfig()
+    pooling: PoolingConfig = PoolingConfig()
     report: ReportConfig = ReportConfig()
     devices: int = Field(default=0, ge=0, description="devices to use; 0 means all that JAX finds")
 

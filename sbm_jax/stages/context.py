@@ -42,6 +42,7 @@ class Specs:
     recovery: StoreSpec | None
     report: StoreSpec
     rdms: StoreSpec
+    pooling: dict[str, StoreSpec]
 
 
 def make_specs(config: Config, facts: Facts) -> Specs:
@@ -101,6 +102,11 @@ def make_specs(config: Config, facts: Facts) -> Specs:
     layers = StoreSpec("layers", 1, by_roi, aligned)
     recovery = StoreSpec("recovery", 1, floor, aligned) if facts.has_truth else None
     transforms = {f"transforms {s.name}": s.transforms for s in facts.subjects if s.transforms}
+    pooled = {"pooling": config.pooling.model_dump(), **by_roi}
+    pooling = {
+        name: StoreSpec("pooling", 1, pooled, {"align": store, "activations": activations.name})
+        for name, store in (aligned if config.pooling.mode in config.encode.modes else {}).items()
+    }
     report = StoreSpec(
         "report",
         2,
@@ -113,6 +119,7 @@ def make_specs(config: Config, facts: Facts) -> Specs:
             "layers": layers.name,
             **aligned,
             **transforms,
+            **{f"pooling {name}": spec.name for name, spec in pooling.items()},
         },
     )
     compared = {
@@ -121,7 +128,7 @@ def make_specs(config: Config, facts: Facts) -> Specs:
     }
     rdms = StoreSpec("rdms", 1, compared, {"activations": activations.name})
     return Specs(
-        trials, betas, activations, saes, codes, align, assign, sizes, rsa, roi, layers, recovery, report, rdms
+        trials, betas, activations, saes, codes, align, assign, sizes, rsa, roi, layers, recovery, report, rdms, pooling
     )
 
 

@@ -17,7 +17,7 @@ ALPHA = 0.05  # of the shares of significant voxels; family-wise, and as a false
 
 def summarise(ctx: Context) -> dict[str, Any]:
     """Keys: dataset, backbone, those of `_saes`, subjects (per subject and mode), assign, sizes, rsa, structure, roi, layers,
-    recovery.
+    pooling, recovery.
 
     Similarities are means over the responsive voxels, those with ncsnr at or above the floor fixed beforehand.
     """
@@ -46,6 +46,7 @@ def summarise(ctx: Context) -> dict[str, Any]:
         "rsa": rsa["images"],
         "roi": {"alignment": roi.json("alignment.json"), "voxels": roi.json("rois.json")},
         "layers": ctx.open(ctx.specs.layers).json("profiles.json"),
+        "pooling": {name: ctx.open(spec).json("pooling.json") for name, spec in ctx.specs.pooling.items()},
         "recovery": ctx.open(ctx.specs.recovery).json("recovery.json") if ctx.specs.recovery else None,
     }
 

@@ -25,11 +25,12 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "align": ("betas", "encode"),
     "assign": ("align",),
     "sizes": ("betas", "encode"),
+    "pooling": ("dataset", "extract", "align"),
     "rsa": ("align",),
     "roi": ("betas", "encode"),
     "layers": ("align",),
     "recovery": ("layers",),
-    "report": ("assign", "sizes", "rsa", "roi", "layers", "recovery"),
+    "report": ("assign", "sizes", "pooling", "rsa", "roi", "layers", "recovery"),
     "rdms": ("dataset", "extract"),
 }
 
