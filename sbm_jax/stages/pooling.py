@@ -43,6 +43,7 @@ def run(ctx: Context, name: str) -> Store:
     `shuffled_centre_x`, `shuffled_centre_y`: the same search with images permuted. `prf_unit`, `prf_in_sample`,
     `prf_held_out` for `pooling.field: both`. `fields.json`: centres and sizes by index. `pooling.json`: `rois`, `centres`.
 
+    With align.sign: absolute `in_sample` is |r|, and held-out r carries the sign of the choice.
     Raises UserError where pRFs are asked for that the dataset does not bring, an ROI is unknown, or no voxel is left.
     """
     config, mode, hooks = ctx.config, ctx.config.pooling.mode, ctx.facts.hooks

@@ -132,6 +132,7 @@ def test_full_disk(tiny, program, tmp_path, size, stage, refused, finished):
         "align",
         "assign",
         "sizes",
+        "pooling",
         "rsa",
         "roi",
         "layers",

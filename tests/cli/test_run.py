@@ -21,6 +21,7 @@ STAGES = (
     "align",
     "assign",
     "sizes",
+    "pooling",
     "rsa",
     "roi",
     "layers",
@@ -36,6 +37,7 @@ STORES = (
     "align",
     "assign",
     "sizes",
+    "pooling",
     "rsa",
     "roi",
     "layers",
@@ -88,7 +90,7 @@ def test_second_run_finds_every_store(tiny, program):
     assert _snapshot(tiny.out) == before
     assert again.stdout == tiny.process.stdout
     found = [line.split(":")[0] for line in again.stderr.splitlines() if ": found " in line]
-    assert list(dict.fromkeys(found)) == list(STORES) and len(found) == 15
+    assert list(dict.fromkeys(found)) == list(STORES) and len(found) == 18
 
 
 @pytest.mark.parametrize("words", [("run",), ("run", "--dry-run"), ("align",), ("report",)])
@@ -145,10 +147,11 @@ def test_overrides_rename_what_follows_and_nothing_else(tiny, program):
         "sizes.draws=2": {"sizes", "report"},
         "report.title=other": {"report"},
         "roi.top_units=4": {"roi", "report"},
-        "roi.min_voxels=6": {"rsa", "roi", "layers", "report"},
-        "align.seed=1": {"align", "rsa", "layers", "recovery", "report"},
-        "encode.seed=1": {"encode", "align", "sizes", "rsa", "roi", "layers", "recovery", "report"},
-        "train.seed=1": {"train", "encode", "align", "sizes", "rsa", "roi", "layers", "recovery", "report"},
+        "roi.min_voxels=6": {"assign", "pooling", "rsa", "roi", "layers", "report"},
+        "pooling.positions=3": {"pooling", "report"},
+        "align.seed=1": {"align", "assign", "pooling", "rsa", "layers", "recovery", "report"},
+        "encode.seed=1": set(STORES) - {"dataset", "betas", "extract", "train"},
+        "train.seed=1": set(STORES) - {"dataset", "betas", "extract"},
         "extract.dtype=float32": set(STORES) - {"dataset", "betas"},
         "data.demo.seed=1": set(STORES),
         # These cannot change the numbers, so they rename nothing.
