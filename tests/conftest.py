@@ -44,6 +44,7 @@ TINY: dict[str, Any] = {
     "align": {"k_voxel": 3, "k_unit": 3, "shuffles": 2},
     "rsa": {"structure_voxels": 100, "bootstrap": 40},
     "roi": {"top_units": 10, "exemplars": 5, "stable": 2},
+    "pooling": {"positions": 3, "sizes": [0.1, 0.3], "bootstrap": 100},
     "report": {"title": "tiny", "units_per_roi": 1, "images_per_unit": 3},
 }
 

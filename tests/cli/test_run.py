@@ -148,7 +148,7 @@ def test_overrides_rename_what_follows_and_nothing_else(tiny, program):
         "report.title=other": {"report"},
         "roi.top_units=4": {"roi", "report"},
         "roi.min_voxels=6": {"assign", "pooling", "rsa", "roi", "layers", "report"},
-        "pooling.positions=3": {"pooling", "report"},
+        "pooling.positions=2": {"pooling", "report"},
         "align.seed=1": {"align", "assign", "pooling", "rsa", "layers", "recovery", "report"},
         "encode.seed=1": set(STORES) - {"dataset", "betas", "extract", "train"},
         "train.seed=1": set(STORES) - {"dataset", "betas", "extract"},
