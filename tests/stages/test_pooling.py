@@ -133,7 +133,7 @@ def planted(noise: float = 0.5, voxels: int = 40, n: int = 400, seed: int = 4):
     return x, fields, unit, field, y
 
 
-def search(x, fields, y, candidates, own=None, kinds=None, folds=None):
+def search(x, fields, y, candidates, own=None, kinds=None, folds=None, absolute=False):
     """The search with a third of the images to score, or over folds; candidates [v, k] are those of voxel and control alike."""
     n = len(y)
     both = np.concatenate([candidates, candidates]).astype(np.int32)
@@ -145,7 +145,7 @@ def search(x, fields, y, candidates, own=None, kinds=None, folds=None):
         splits = [Split(tuple(range(folds)), None, both)]
         splits += [Split(tuple(g for g in range(folds) if g != f), groups[f], both) for f in range(folds)]
     kinds = kinds or {"local": range(len(fields)), "uniform": [UNIFORM]}
-    found = PooledSearch(patches(x, Code("relu", 1), batch=64), y, order, groups, splits, fields, own, kinds)
+    found = PooledSearch(patches(x, Code("relu", 1), batch=64), y, order, groups, splits, fields, own, kinds, absolute)
     scored, tested = found.score()
     return scored, list(tested)
 
@@ -168,6 +168,23 @@ def test_planted_fields_are_found_and_gain(folds):
     gain = (local.held_out[:v] - uniform.held_out[:v]).mean()
     low, high = np.quantile(draws, [0.025, 0.975])
     assert low < gain < high and low > 0 and high - low < 0.2
+
+
+def test_absolute_similarity_keeps_the_sign_of_the_choice():
+    """A voxel that a unit silences is found where |r| is sought; its score is that of the voxel turned over."""
+    x, fields, unit, field, y = planted(voxels=8)
+    turned = y * np.where(np.arange(8) < 4, -1, 1)
+    found, tested = search(x, fields, turned, unit[:, None], absolute=True)
+    plain, _ = search(x, fields, y, unit[:, None])
+    for kind in ("local", "uniform"):
+        np.testing.assert_array_equal(found[kind].choice.field[:8], plain[kind].choice.field[:8])
+        np.testing.assert_allclose(found[kind].held_out[:8], plain[kind].held_out[:8], atol=1e-6)
+        np.testing.assert_allclose(found[kind].choice.value[:8], plain[kind].choice.value[:8], atol=1e-6)
+    assert found["local"].choice.sign[:8].tolist() == [-1] * 4 + [1] * 4
+    np.testing.assert_array_equal(found["local"].choice.field[:8], field)
+    np.testing.assert_allclose(
+        (tested[0].local * tested[0].responses).sum(axis=0), found["local"].held_out[:8], atol=1e-6
+    )
 
 
 def test_noise_scores_nothing_held_out():
