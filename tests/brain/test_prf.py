@@ -38,7 +38,7 @@ def test_maps_of_nsd_volumes_and_native_surfaces(tmp_path):
                 continue
             parts = np.split(values.astype(np.float32), [writer.NATIVE[0]])
             for hemi, part in zip(("lh", "rh"), parts, strict=True):
-                image = nibabel.MGHImage(part[:, None, None], np.eye(4))
+                image = nibabel.MGHImage(part[:, None, None], np.eye(4))  # pyright: ignore[reportArgumentType]
                 nibabel.save(image, root / f"nsddata/freesurfer/subj01/label/{hemi}.prf{name}.mgz")
         (subject,) = open_dataset(root, ReadOptions(), "nsd").subjects
         prf = subject.prf
