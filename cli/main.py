@@ -29,6 +29,7 @@ _STAGES = {
     "assign": "Match units and voxels one-to-one, and softly.",
     "sizes": "Score every kind of feature against the number of candidate units.",
     "joint": "Model each voxel from several units: matching pursuit, and ridge at an equal budget.",
+    "pooling": "Give every voxel a receptive field over the patches.",
     "rsa": "Compare image x image RDMs and voxel structure.",
     "roi": "Find the units that each ROI prefers, and what they show.",
     "layers": "Place each voxel in the depth of the network.",

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-import types
 import typing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from sbm_jax.axes import MODES, OPTIONAL_MODES, SAE_MODES
+from sbm_jax.config_errors import describe, unknown_keys
 from sbm_jax.errors import UserError
 
 Mode = Literal["cls", "patch_mean", "patch_max", "raw", "pca", "random", "random_relu", "untrained"]
@@ -273,6 +272,20 @@ class LayersConfig(Section):
     seed: int = 0
 
 
+class PoolingConfig(Section):
+    """Receptive fields over patches; sizes are standard deviations over the image's side."""
+
+    mode: Literal["patch_mean", "patch_max"] = Field(
+        default="patch_mean", description="whose best units are candidates"
+    )
+    rois: list[str] = Field(default_factory=list, description="`ATLAS` or `ATLAS/LABEL`; empty: all responsive voxels")
+    field: Literal["learned", "prf", "both"] = Field(default="learned", description="prf: the voxel's own, as known")
+    positions: int = Field(default=5, ge=1, description="centres per side")
+    sizes: list[Annotated[float, Field(gt=0)]] = Field(default_factory=lambda: [0.1, 0.2, 0.4], min_length=1)
+    image_degrees: float = Field(default=8.4, gt=0, description="visual angle of the image's side, for known pRFs")
+    bootstrap: int = Field(default=1000, ge=0, description="draws of images for the interval of the gain; 0: none")
+
+
 class ReportConfig(Section):
     """The page."""
 
@@ -298,6 +311,7 @@ class Config(Section):
     roi: RoiConfig = RoiConfig()
     joint: JointConfig = JointConfig()
     layers: LayersConfig = LayersConfig()
+    pooling: PoolingConfig = PoolingConfig()
     report: ReportConfig = ReportConfig()
     devices: int = Field(default=0, ge=0, description="devices to use; 0 means all that JAX finds")
 
@@ -341,13 +355,13 @@ def load_config(path: Path | None, overrides: typing.Sequence[str] = ()) -> Conf
     raw = demo_config() if path is None else _read_yaml(path)
     for override in overrides:
         _apply(raw, override)
-    problems = list(_unknown_keys(raw, Config, ""))
+    problems = list(unknown_keys(raw, Config, Config))
     if problems:
         raise UserError(f"{source}: " + "; ".join(problems))
     try:
         return Config.model_validate(raw)
     except pydantic.ValidationError as error:
-        lines = [_describe(e) for e in error.errors(include_url=False)]
+        lines = [describe(e) for e in error.errors(include_url=False)]
         raise UserError(f"{source}: " + "; ".join(lines)) from None
 
 
@@ -384,46 +398,3 @@ def _apply(raw: dict[str, Any], override: str) -> None:
             raise UserError(f"--set {override!r}: {parent} is a single value, not a section")
         node = child
     node[last] = value
-
-
-def _unknown_keys(raw: Any, model: type[BaseModel], prefix: str) -> typing.Iterator[str]:
-    if not isinstance(raw, dict):
-        return
-    fields = model.model_fields
-    for key, value in raw.items():
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), _all_keys(), n=1, cutoff=0.0)
-            sibling = difflib.get_close_matches(str(key), list(fields), n=1, cutoff=0.6)
-            hint = f"{prefix}{sibling[0]}" if sibling else _full_key(near[0])
-            yield f"unknown key {prefix}{key}; the nearest is {hint}"
-            continue
-        annotation = fields[key].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from _unknown_keys(value, annotation, f"{prefix}{key}.")
-
-
-def _key_paths(model: type[BaseModel], prefix: str = "") -> typing.Iterator[tuple[str, str]]:
-    for key, field in model.model_fields.items():
-        yield key, prefix + key
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _key_paths(field.annotation, f"{prefix}{key}.")
-
-
-def _all_keys() -> list[str]:
-    return [key for key, _ in _key_paths(Config)]
-
-
-def _full_key(key: str) -> str:
-    paths = [path for name, path in _key_paths(Config) if name == key]
-    return min(reversed(paths), key=lambda path: path.count("."))
-
-
-def _describe(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"]) or "the configuration"
-    if error["type"] == "missing":
-        return f"missing key {key}"
-    if key == "the configuration":
-        return str(error["msg"]).removeprefix("Value error, ")
-    found = error.get("input")
-    shown = "" if isinstance(found, (dict, types.NoneType)) else f", found {found!r}"
-    return f"{key}: {error['msg']}{shown}"

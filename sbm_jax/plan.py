@@ -26,6 +26,7 @@ STAGES = (
     "assign",
     "sizes",
     "joint",
+    "pooling",
     "rsa",
     "roi",
     "layers",
@@ -195,6 +196,17 @@ def _steps(ctx: Context) -> Iterator[Step]:
     for s in facts.subjects:
         if s.name in specs.joint:
             yield _joint(ctx, s, units, codes)
+    for s in facts.subjects if specs.pooling else ():
+        # every image once, with cross-fit once more to score; a quarter of the voxels, and as many permuted
+        images = s.n_images * (2 if n_folds else 1)
+        fields = 1 + config.pooling.positions**2 * len(config.pooling.sizes)
+        flops = (
+            images * layers * t * (2 * d * u + 2 * fields * u / 2)
+            + 2 * images * fields * s.n_voxels / 2 * align.k_voxel
+        )
+        memory = 2 * (align.memory_mb << 20) + online * forward
+        flops += online * images * backbone_flops
+        yield Step("pooling", specs.pooling[s.name], 52 * s.n_voxels, flops, s.name, memory, acts * images / n)
     rdms = facts.n_shared**2 * layers * sum(2 * units[mode] for mode in config.encode.modes)
     memory = 8 * facts.n_shared * (facts.n_shared + u)
     yield Step("rsa", specs.rsa, 1e5, rdms, None, memory, sum(codes.values()) * facts.n_shared / n)

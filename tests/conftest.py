@@ -46,6 +46,7 @@ TINY: dict[str, Any] = {
     "roi": {"top_units": 10, "exemplars": 5, "stable": 2},
     "joint": {"modes": ["patch_mean", "raw"], "atoms": 3, "candidates": 8, "lambdas": [0.1, 10]},
     "layers": {"bootstrap": 40},
+    "pooling": {"positions": 3, "sizes": [0.1, 0.3], "bootstrap": 100},
     "report": {"title": "tiny", "units_per_roi": 1, "images_per_unit": 3},
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sbm_jax.brain.prf import Prf
 from sbm_jax.brain.responses import Responses, even_blocks
 from sbm_jax.brain.spaces import Space, hemispheres, vertices
 from sbm_jax.errors import UserError
@@ -60,6 +61,7 @@ class Subject:
     response per image, z-scored and averaged over repeats already. ncsnr, noise_ceiling: float64 [v] where the dataset
     brings them (the ceiling as a fraction of variance), None otherwise. tables: files that decide everything but the
     responses. sessions_missing: planned sessions whose files are not there. transforms: folder of NSD's transform files.
+    prf: population receptive fields, where the dataset brings them.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Subject:
     sessions_missing: tuple[int, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     transforms: Path | None = None
+    prf: Prf | None = None
 
     def __post_init__(self) -> None:
         shape = (self.responses.n_trials, self.responses.n_voxels)

@@ -37,6 +37,7 @@ class Specs:
     assign: dict[str, StoreSpec]
     sizes: StoreSpec
     joint: dict[str, StoreSpec]
+    pooling: dict[str, StoreSpec]
     rsa: StoreSpec
     roi: StoreSpec
     layers: StoreSpec
@@ -114,6 +115,11 @@ def make_specs(config: Config, facts: Facts) -> Specs:
     recovery = StoreSpec("recovery", 1, floor, aligned) if facts.has_truth else None
     transforms = {f"transforms {s.name}": s.transforms for s in facts.subjects if s.transforms}
     joints = {f"joint {name}": spec.name for name, spec in joint.items()}
+    pooled = {"pooling": config.pooling.model_dump(), **by_roi}
+    pooling = {
+        name: StoreSpec("pooling", 1, pooled, {"align": store, "activations": activations.name})
+        for name, store in (aligned if config.pooling.mode in config.encode.modes else {}).items()
+    }
     report = StoreSpec(
         "report",
         2,
@@ -127,6 +133,7 @@ def make_specs(config: Config, facts: Facts) -> Specs:
             **aligned,
             **joints,
             **transforms,
+            **{f"pooling {name}": spec.name for name, spec in pooling.items()},
         },
     )
     compared = {
@@ -135,7 +142,22 @@ def make_specs(config: Config, facts: Facts) -> Specs:
     }
     rdms = StoreSpec("rdms", 1, compared, {"activations": activations.name})
     return Specs(
-        trials, betas, activations, saes, codes, align, assign, sizes, joint, rsa, roi, layers, recovery, report, rdms
+        trials,
+        betas,
+        activations,
+        saes,
+        codes,
+        align,
+        assign,
+        sizes,
+        joint,
+        pooling,
+        rsa,
+        roi,
+        layers,
+        recovery,
+        report,
+        rdms,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +15,13 @@ from sbm_jax.axes import CONTROLS, FITTED_MODES, SAE_MODES, TOKEN_KIND, WIDTH_MO
 from sbm_jax.kernels import topk_encode
 from sbm_jax.mesh import make_mesh
 from sbm_jax.progress import progress
-from sbm_jax.sae.model import Norm, Params, normalise
-from sbm_jax.sae.objectives import OBJECTIVES, final_codes
+from sbm_jax.sae.model import normalise
+from sbm_jax.sae.objectives import final_codes
 from sbm_jax.sae.stream import Activations, array_name
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.controls import Controls, codes, fit
 from sbm_jax.stages.image_sets import autoencoder_sets
+from sbm_jax.stages.members import Code, Member, read_member
 from sbm_jax.store.store import Store, StoreWriter
 
 _SHARD_IMAGES = 256
@@ -44,7 +44,7 @@ def run(ctx: Context) -> Store:
     n = ctx.facts.n_images
     shard = min(_SHARD_IMAGES, n)
     hooks, modes = ctx.facts.hooks, ctx.config.encode.modes
-    params = {member: _member(saes, a) for a, member in enumerate(members)}
+    params = {member: read_member(saes, a) for a, member in enumerate(members)}
     u, code = saes.array("b_enc").shape[1], Code(ctx.config.train.objective, ctx.config.train.k)
     tokens, d = acts.array(array_name(hooks[0], "patch")).shape[1:]
     seen, _ = autoencoder_sets(ctx.dataset.images.shared)
@@ -63,34 +63,6 @@ def run(ctx: Context) -> Store:
             writer.advance(block + 1)
     ctx.forget_activations()
     return writer.commit()
-
-
-class Code(NamedTuple):
-    """How codes follow from pre-activations: the objective's way, k for those that keep k."""
-
-    objective: str
-    k: int
-
-    @property
-    def any_number(self) -> bool:
-        """A token may have any number of active units."""
-        return OBJECTIVES[self.objective].dense
-
-
-class Member(NamedTuple):
-    """One autoencoder: norm (mean [1, d], scale [1]), params without the leading axis, threshold [u]."""
-
-    norm: Norm
-    params: Params
-    threshold: jax.Array
-
-
-def _member(saes: Store, a: int) -> Member:
-    norm = Norm(*(jnp.asarray(saes.read(name, slice(a, a + 1))) for name in Norm._fields))
-    params = Params(
-        *(jnp.asarray(saes.read(name, slice(a, a + 1))[0]) for name in ("w_enc", "b_enc", "w_dec", "b_dec"))
-    )
-    return Member(norm, params, jnp.asarray(saes.read("threshold", slice(a, a + 1))[0]))
 
 
 def _width(mode: str, tokens: int, code: Code, u: int, d: int) -> int:

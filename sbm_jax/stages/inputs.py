@@ -80,7 +80,7 @@ ROI_CONCEPTS = {
 }
 
 
-def chosen_rois(names: list[str], subjects: list[Subject]) -> list[str]:
+def chosen_rois(names: list[str], subjects: list[Subject], key: str = "roi.names") -> list[str]:
     """The ROIs to report: those named, or the early areas one by one and every other atlas pooled.
 
     Raises UserError for a named ROI that no subject has.
@@ -88,7 +88,7 @@ def chosen_rois(names: list[str], subjects: list[Subject]) -> list[str]:
     known = list(dict.fromkeys(name for subject in subjects for name in subject.rois))
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise UserError(f"roi.names: {unknown} not in the data, which have {', '.join(known) or 'no ROIs'}")
+        raise UserError(f"{key}: {unknown} not in the data, which have {', '.join(known) or 'no ROIs'}")
     if names:
         return names
     early = [name for area in _AREAS if (name := f"prf-visualrois/{area}") in known]

@@ -16,8 +16,8 @@ from sbm_jax.store.store import Store
 
 
 def summarise(ctx: Context) -> dict[str, Any]:
-    """Keys: dataset, backbone, those of `_saes`, subjects (per subject and mode), assign, sizes, joint, rsa, structure, roi,
-    layers, recovery.
+    """Keys: dataset, backbone, those of `_saes`, subjects (per subject and mode), assign, sizes, joint, pooling, rsa, structure,
+    roi, layers, recovery.
 
     Similarities are means over the responsive voxels, those with ncsnr at or above the floor fixed beforehand.
     """
@@ -50,6 +50,7 @@ def summarise(ctx: Context) -> dict[str, Any]:
         "rsa": rsa["images"],
         "roi": {"alignment": roi.json("alignment.json"), "voxels": roi.json("rois.json")},
         "layers": ctx.open(ctx.specs.layers).json("profiles.json"),
+        "pooling": {name: ctx.open(spec).json("pooling.json") for name, spec in ctx.specs.pooling.items()},
         "recovery": ctx.open(ctx.specs.recovery).json("recovery.json") if ctx.specs.recovery else None,
     }
 

@@ -26,11 +26,12 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "assign": ("align",),
     "sizes": ("betas", "encode"),
     "joint": ("betas", "encode"),
+    "pooling": ("dataset", "extract", "align"),
     "rsa": ("align",),
     "roi": ("betas", "encode"),
     "layers": ("align",),
     "recovery": ("layers",),
-    "report": ("assign", "sizes", "joint", "rsa", "roi", "layers", "recovery"),
+    "report": ("assign", "sizes", "joint", "pooling", "rsa", "roi", "layers", "recovery"),
     "rdms": ("dataset", "extract"),
 }
 

@@ -133,6 +133,7 @@ def test_full_disk(tiny, program, tmp_path, size, stage, refused, finished):
         "assign",
         "sizes",
         "joint",
+        "pooling",
         "rsa",
         "roi",
         "layers",

@@ -22,6 +22,7 @@ STAGES = (
     "assign",
     "sizes",
     "joint",
+    "pooling",
     "rsa",
     "roi",
     "layers",
@@ -38,6 +39,7 @@ STORES = (
     "assign",
     "sizes",
     "joint",
+    "pooling",
     "rsa",
     "roi",
     "layers",
@@ -90,7 +92,7 @@ def test_second_run_finds_every_store(tiny, program):
     assert _snapshot(tiny.out) == before
     assert again.stdout == tiny.process.stdout
     found = [line.split(":")[0] for line in again.stderr.splitlines() if ": found " in line]
-    assert list(dict.fromkeys(found)) == list(STORES) and len(found) == 15
+    assert list(dict.fromkeys(found)) == list(STORES) and len(found) == 18
 
 
 @pytest.mark.parametrize("words", [("run",), ("run", "--dry-run"), ("align",), ("report",)])
@@ -147,12 +149,13 @@ def test_overrides_rename_what_follows_and_nothing_else(tiny, program):
         "sizes.draws=2": {"sizes", "report"},
         "report.title=other": {"report"},
         "roi.top_units=4": {"roi", "report"},
-        "roi.min_voxels=6": {"rsa", "roi", "layers", "report"},
         "joint.atoms=2": {"joint", "report"},
         "layers.bootstrap=20": {"layers", "report"},
-        "align.seed=1": {"align", "rsa", "layers", "recovery", "report"},
-        "encode.seed=1": {"encode", "align", "sizes", "joint", "rsa", "roi", "layers", "recovery", "report"},
-        "train.seed=1": {"train", "encode", "align", "sizes", "joint", "rsa", "roi", "layers", "recovery", "report"},
+        "roi.min_voxels=6": {"assign", "pooling", "rsa", "roi", "layers", "report"},
+        "pooling.positions=2": {"pooling", "report"},
+        "align.seed=1": {"align", "assign", "pooling", "rsa", "layers", "recovery", "report"},
+        "encode.seed=1": set(STORES) - {"dataset", "betas", "extract", "train"},
+        "train.seed=1": set(STORES) - {"dataset", "betas", "extract"},
         "extract.dtype=float32": set(STORES) - {"dataset", "betas"},
         "data.demo.seed=1": set(STORES),
         # These cannot change the numbers, so they rename nothing.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sbm_jax.brain import prf
 from sbm_jax.brain.readers.generic_drafts import Draft, Trials
 from sbm_jax.brain.readers.generic_tables import find_table, read_columns, read_trials
 from sbm_jax.brain.readers.options import ReadOptions
@@ -18,7 +19,7 @@ from sbm_jax.brain.tables import floats, integers
 from sbm_jax.errors import UserError
 
 _RESPONSES = ("responses.npy", "responses.h5", "responses.hdf5")
-_NOT_ATLASES = ("hemi", "vertex", "x", "y", "z", "i", "j", "k", "ncsnr", "noise_ceiling")
+_NOT_ATLASES = ("hemi", "vertex", "x", "y", "z", "i", "j", "k", "ncsnr", "noise_ceiling", *prf.COLUMNS)
 
 
 def response_array(folder: Path) -> Path | None:
@@ -73,6 +74,7 @@ def read_subject(folder: Path, name: str, options: ReadOptions) -> Draft:
         tables=(voxels_file,) if voxels_file else (),
         ncsnr=numbers["ncsnr"],
         noise_ceiling=numbers["noise_ceiling"],
+        prf=prf.from_table(voxels_file, voxels),
     )
 
 

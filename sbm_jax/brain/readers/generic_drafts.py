@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sbm_jax.brain.dataset import Dataset, Dropped, Subject
+from sbm_jax.brain.prf import Prf
 from sbm_jax.brain.readers.generic_stimuli import image_table, make_images, shared_by_list, shared_by_use
 from sbm_jax.brain.readers.generic_tables import TrialTable
 from sbm_jax.brain.readers.options import ReadOptions
@@ -59,6 +60,7 @@ class Draft:
     dropped: tuple[Dropped, ...] = ()
     ncsnr: np.ndarray | None = None
     noise_ceiling: np.ndarray | None = None
+    prf: Prf | None = None
     sessions_missing: tuple[int, ...] = ()
 
     def subject(self, index: dict[str, int]) -> Subject:
@@ -75,6 +77,7 @@ class Draft:
             rois=self.rois,
             ncsnr=self.ncsnr,
             noise_ceiling=self.noise_ceiling,
+            prf=self.prf,
             tables=(*self.trials.tables, *self.tables),
             sessions_missing=self.sessions_missing,
             dropped=dropped,

@@ -12,7 +12,7 @@ import numpy as np
 from sbm_jax.brain.dataset import Dataset, Dropped, Subject
 from sbm_jax.brain.readers.nsd_design import N_TRIALS, Design, read_design, read_shared
 from sbm_jax.brain.readers.nsd_images import find_pictures, image_table
-from sbm_jax.brain.readers.nsd_rois import HEMIS, Atlases, Places, brain_mask, read_atlases, valid_sessions
+from sbm_jax.brain.readers.nsd_rois import HEMIS, Atlases, Places, brain_mask, read_atlases, read_prf, valid_sessions
 from sbm_jax.brain.readers.options import ReadOptions
 from sbm_jax.brain.sessions import Piece, SessionResponses, TrialFile
 from sbm_jax.brain.spaces import TEMPLATE_VERTICES, Space, SurfaceSpace, VolumeSpace
@@ -242,6 +242,7 @@ def _subject(
         space=_space(chosen, places, opened, columns, parts),
         rois=atlases.masks(columns),
         ncsnr=None if ncsnr is None else ncsnr[columns].astype(np.float64),
+        prf=read_prf(places, columns),
         tables=(*design.files, *sorted({*places.files, *atlases.tables})),
         transforms=transforms if transforms.is_dir() else None,
         sessions_missing=tuple(s for s in range(1, 41) if s not in sessions),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sbm_jax.brain.dataset import Dropped
+from sbm_jax.brain.prf import Prf, from_polar
 from sbm_jax.brain.rois import masks_from_numbers, read_colour_table
 from sbm_jax.errors import UserError
 
@@ -149,6 +150,19 @@ def read_atlases(places: Places) -> Atlases:
         atlases.dropped = (Dropped("label files", len(maps), f"not whole numbers, so no ROIs ({shown})"),)
     atlases.tables = tuple(tables)
     return atlases
+
+
+def read_prf(places: Places, columns: np.ndarray) -> Prf | None:
+    """Population receptive fields of some places out of NSD's prf_angle, prf_eccentricity and prf_size maps; None without them.
+
+    Volumes have them in the subject's folder, native surfaces as [lh,rh].prfangle.mgz among the labels. Angles are Cartesian
+    (0 right, 90 up), missing at eccentricity 0 (NSD data manual, pRF experiment). Raises UserError as `Places.read`.
+    """
+    folder, prefix = (places.func, "prf_") if places.volume else (places.rois, "prf")
+    names = [prefix + part for part in ("angle", "eccentricity", "size")]
+    if folder is None or not all(places.has(folder, name) for name in names):
+        return None
+    return from_polar(*(places.read(folder, name)[columns].astype(np.float64) for name in names))
 
 
 def brain_mask(places: Places) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from sbm_jax.brain import prf
 from sbm_jax.brain.dataset import Dataset, Images, Subject, unique_ids
 from sbm_jax.brain.readers.options import ReadOptions
 from sbm_jax.brain.responses import NpyResponses
@@ -18,7 +19,7 @@ NAME = "sbm-tables"
 VERSION = 1
 LABEL_PREFIX = "label:"
 # voxels.csv columns that hold places or numbers; every other column is an ROI atlas
-_NOT_ATLASES = ("hemi", "vertex", "x", "y", "z", "i", "j", "k", "ncsnr")
+_NOT_ATLASES = ("hemi", "vertex", "x", "y", "z", "i", "j", "k", "ncsnr", *prf.COLUMNS)
 LAYOUT = "dataset.json, images.csv, and a folder per subject with responses.npy, trials.csv and voxels.csv"
 
 
@@ -140,6 +141,7 @@ def _read_subject(folder: Path, index: dict[str, int], space: str) -> Subject:
         rois=masks_from_names({name: cells for name, cells in voxels.items() if name not in _NOT_ATLASES}),
         ncsnr=floats(voxels_file, "ncsnr", voxels["ncsnr"]) if "ncsnr" in voxels else None,
         tables=(trials_file, voxels_file),
+        prf=prf.from_table(voxels_file, voxels),
     )
 
 
