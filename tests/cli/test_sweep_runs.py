@@ -101,7 +101,7 @@ def test_its_stores_are_those_of_a_single_run(made, program, tmp_path):
     shutil.copytree(made.out / "stores", out / "stores", ignore=shutil.ignore_patterns(*(f"{k}-*" for k in LATE)))
     program("run", "--config", made.config, "--set", "train.k=4", "--out", out)
     alone = hashes(out)
-    assert len([name for name in alone if name.endswith("/manifest.json")]) == 12
+    assert len([name for name in alone if name.endswith("/manifest.json")]) == 15
     assert alone.items() <= hashes(made.out).items()
 
 
