@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import types
 import typing
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from sbm_jax.axes import MODES, OPTIONAL_MODES, SAE_MODES
+from sbm_jax.config_text import apply_override, describe, read_yaml
 from sbm_jax.errors import UserError
 
 Mode = Literal["cls", "patch_mean", "patch_max", "raw", "pca", "random", "random_relu", "untrained"]
@@ -338,52 +338,22 @@ def load_config(path: Path | None, overrides: typing.Sequence[str] = ()) -> Conf
     Raises UserError for an unreadable file, an unknown key (naming the nearest one), a missing key or a bad value.
     """
     source = "the embedded default" if path is None else str(path)
-    raw = demo_config() if path is None else _read_yaml(path)
+    raw = demo_config() if path is None else read_yaml(path)
     for override in overrides:
-        _apply(raw, override)
+        apply_override(raw, override)
     problems = list(_unknown_keys(raw, Config, ""))
     if problems:
         raise UserError(f"{source}: " + "; ".join(problems))
     try:
         return Config.model_validate(raw)
     except pydantic.ValidationError as error:
-        lines = [_describe(e) for e in error.errors(include_url=False)]
+        lines = [describe(e) for e in error.errors(include_url=False)]
         raise UserError(f"{source}: " + "; ".join(lines)) from None
 
 
 def dump_config(config: Config) -> str:
     """The resolved configuration as YAML, every key spelled out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the configuration {path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: expected sections such as `data:` and `backbone:`, found {type(raw).__name__}")
-    return raw
-
-
-def _apply(raw: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise UserError(f"--set {override!r}: expected key=value, for example train.steps=200")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {override!r}: the value is not valid YAML: {error}") from None
-    *parents, last = key.strip().split(".")
-    node = raw
-    for parent in parents:
-        child = node.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise UserError(f"--set {override!r}: {parent} is a single value, not a section")
-        node = child
-    node[last] = value
 
 
 def _unknown_keys(raw: Any, model: type[BaseModel], prefix: str) -> typing.Iterator[str]:
@@ -416,14 +386,3 @@ def _all_keys() -> list[str]:
 def _full_key(key: str) -> str:
     paths = [path for name, path in _key_paths(Config) if name == key]
     return min(reversed(paths), key=lambda path: path.count("."))
-
-
-def _describe(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"]) or "the configuration"
-    if error["type"] == "missing":
-        return f"missing key {key}"
-    if key == "the configuration":
-        return str(error["msg"]).removeprefix("Value error, ")
-    found = error.get("input")
-    shown = "" if isinstance(found, (dict, types.NoneType)) else f", found {found!r}"
-    return f"{key}: {error['msg']}{shown}"

@@ -26,7 +26,19 @@ LAYERS = (
     ("report", "demo"),
     ("backbones", "sae", "images", "brain"),
     ("store",),
-    ("kernels", "axes", "config", "errors", "interrupt", "mesh", "processes", "progress", "provenance", "statistics"),
+    (
+        "kernels",
+        "axes",
+        "config",
+        "config_text",
+        "errors",
+        "interrupt",
+        "mesh",
+        "processes",
+        "progress",
+        "provenance",
+        "statistics",
+    ),
 )
 LEVEL = {name: i for i, names in enumerate(LAYERS) for name in names}
 

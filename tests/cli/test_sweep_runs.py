@@ -101,11 +101,11 @@ def test_its_stores_are_those_of_a_single_run(made, program, tmp_path):
     shutil.copytree(made.out / "stores", out / "stores", ignore=shutil.ignore_patterns(*(f"{k}-*" for k in LATE)))
     program("run", "--config", made.config, "--set", "train.k=4", "--out", out)
     alone = hashes(out)
-    assert len([name for name in alone if name.endswith("/manifest.json")]) == 12
+    assert len([name for name in alone if name.endswith("/manifest.json")]) == 14
     assert alone.items() <= hashes(made.out).items()
 
 
-LATE = ("saes", "codes", "align", "sizes", "joint", "rsa", "roi", "layers", "recovery", "report")
+LATE = ("saes", "codes", "align", "assign", "sizes", "joint", "rsa", "roi", "layers", "recovery", "report")
 
 
 @pytest.mark.slow
