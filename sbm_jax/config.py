@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from sbm_jax.axes import MODES, OPTIONAL_MODES, SAE_MODES
-from sbm_jax.config_errors import describe, unknown_keys
+from sbm_jax.config_text import apply_override, describe, read_yaml, unknown_keys
 from sbm_jax.errors import UserError
 
 Mode = Literal["cls", "patch_mean", "patch_max", "raw", "pca", "random", "random_relu", "untrained"]
@@ -352,9 +352,9 @@ def load_config(path: Path | None, overrides: typing.Sequence[str] = ()) -> Conf
     Raises UserError for an unreadable file, an unknown key (naming the nearest one), a missing key or a bad value.
     """
     source = "the embedded default" if path is None else str(path)
-    raw = demo_config() if path is None else _read_yaml(path)
+    raw = demo_config() if path is None else read_yaml(path)
     for override in overrides:
-        _apply(raw, override)
+        apply_override(raw, override)
     problems = list(unknown_keys(raw, Config, Config))
     if problems:
         raise UserError(f"{source}: " + "; ".join(problems))
@@ -368,33 +368,3 @@ def load_config(path: Path | None, overrides: typing.Sequence[str] = ()) -> Conf
 def dump_config(config: Config) -> str:
     """The resolved configuration as YAML, every key spelled out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the configuration {path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: expected sections such as `data:` and `backbone:`, found {type(raw).__name__}")
-    return raw
-
-
-def _apply(raw: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise UserError(f"--set {override!r}: expected key=value, for example train.steps=200")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {override!r}: the value is not valid YAML: {error}") from None
-    *parents, last = key.strip().split(".")
-    node = raw
-    for parent in parents:
-        child = node.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise UserError(f"--set {override!r}: {parent} is a single value, not a section")
-        node = child
-    node[last] = value

@@ -15,7 +15,6 @@ import numpy as np
 from sbm_jax.axes import SAE_MODES, TOKEN_KIND
 from sbm_jax.errors import UserError
 from sbm_jax.kernels import SparseCodes
-from sbm_jax.mesh import make_mesh
 from sbm_jax.progress import progress
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.crossfit import CrossFit
@@ -23,7 +22,7 @@ from sbm_jax.stages.image_sets import ImageSets, image_sets
 from sbm_jax.stages.inputs import Codes, Images, n_units, read_betas, responsive, subject_images
 from sbm_jax.stages.null import Null
 from sbm_jax.stages.pieces import Piece, Pieces
-from sbm_jax.stages.ranking import Engine
+from sbm_jax.stages.ranking import Engine, make_engine
 from sbm_jax.stages.search import Search
 from sbm_jax.store.store import Store, StoreWriter
 
@@ -74,11 +73,8 @@ def run(ctx: Context, names: Sequence[str]) -> list[Store]:
 
 def _search(ctx: Context, mode: str, pieces: Pieces, brains: Sequence[_Brain]) -> None:
     """Passes over the codes of one mode until every subject has its units and its permutations."""
-    config, devices = ctx.config.align, ctx.devices
-    # What searches in this host's memory has threads of its own.
-    apart = len(devices) > 1 and (devices[0].platform != "cpu" or config.precision != "f32")
-    mesh = make_mesh({"units": 1, "voxels": len(devices)}, devices) if apart else None
-    engine = Engine(mesh, config.memory_mb << 20, config.sign == "absolute", config.precision)
+    config = ctx.config.align
+    engine = make_engine(config, ctx.devices)
     for brain in brains:
         brain.prepare(mode, pieces, engine)
     room = (config.memory_mb << 20) // (8 * len(ctx.facts.subjects))  # the same for one that goes on alone after a kill

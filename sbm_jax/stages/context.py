@@ -82,7 +82,7 @@ def make_specs(config: Config, facts: Facts) -> Specs:
         name: StoreSpec("align", 3, {"align": align_settings}, {"codes": codes.name, "betas": spec.name})
         for name, spec in betas.items()
     }
-    images = {"min_ncsnr", "select", "sign"} | ({"folds", "seed"} if select == "kfold" else set())
+    images = {"min_ncsnr", "select", "sign", "precision"} | ({"folds", "seed"} if select == "kfold" else set())
     modelled = {
         "joint": {**config.joint.model_dump(), "modes": config.joint_modes},
         "align": config.align.model_dump(include=images),

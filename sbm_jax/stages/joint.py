@@ -12,7 +12,6 @@ import numpy as np
 from sbm_jax.axes import WIDTH_MODES
 from sbm_jax.config import JointConfig
 from sbm_jax.errors import UserError
-from sbm_jax.mesh import make_mesh
 from sbm_jax.progress import progress
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.image_sets import image_sets
@@ -28,7 +27,7 @@ from sbm_jax.stages.joint_models import (
     splits,
     strongest,
 )
-from sbm_jax.stages.ranking import Engine
+from sbm_jax.stages.ranking import Engine, make_engine
 from sbm_jax.store.store import Store
 
 
@@ -58,8 +57,7 @@ def run(ctx: Context, name: str) -> Store:
             f"{name}: no voxel reaches align.min_ncsnr = {align.min_ncsnr:g}, so there is none to model. Lower it."
         )
     n_voxels = betas.array("betas").shape[0]
-    mesh = make_mesh({"units": 1, "voxels": len(ctx.devices)}, ctx.devices) if len(ctx.devices) > 1 else None
-    engine = Engine(mesh, align.memory_mb << 20, align.sign == "absolute")
+    engine = make_engine(align, ctx.devices)
     writer = ctx.writer(ctx.specs.joint[name])
     facts: dict[str, Any] = {
         "images": {key: int(getattr(parts[0], key).sum()) for key in ("fit", "inner", "validation")},

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sbm_jax.config import AlignConfig
 from sbm_jax.kernels import cosine_topk_both, prepare_responses
 from sbm_jax.kernels.cosine_topk.precision import Precision
 from sbm_jax.kernels.cosine_topk.prepared import Prepared
+from sbm_jax.mesh import make_mesh
 from sbm_jax.stages.inputs import Codes
 
 _CONSTANT = -2.0
@@ -55,6 +57,14 @@ class Engine:
         signs_uk = np.where(voxels_uk < n_voxels, 1, -1).astype(np.int8)
         keys_vk, units_vk, signs_vk = _either_sign(keys_vk, units_vk)
         return Found(keys_vk, units_vk, signs_vk, keys_uk, voxels_uk % n_voxels, signs_uk)
+
+
+def make_engine(config: AlignConfig, devices: list[Any]) -> Engine:
+    """The engine of the settings of `align`, voxels spread over the devices where that is faster."""
+    # What searches in this host's memory has threads of its own.
+    apart = len(devices) > 1 and (devices[0].platform != "cpu" or config.precision != "f32")
+    mesh = make_mesh({"units": 1, "voxels": len(devices)}, devices) if apart else None
+    return Engine(mesh, config.memory_mb << 20, config.sign == "absolute", config.precision)
 
 
 def _ones(keys: np.ndarray) -> np.ndarray:

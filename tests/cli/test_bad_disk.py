@@ -77,6 +77,7 @@ def test_store_with_a_missing_or_short_file(tiny, program, tmp_path, refused):
         ("encode", "activations", "sbm-jax extract"),
         ("align", "codes", "sbm-jax encode"),
         ("sizes", "codes", "sbm-jax encode"),
+        ("joint", "codes", "sbm-jax encode"),
         ("rsa", "codes", "sbm-jax encode"),
         ("roi", "codes", "sbm-jax encode"),
         ("layers", "align", "sbm-jax align"),

@@ -92,7 +92,7 @@ def test_second_run_finds_every_store(tiny, program):
     assert _snapshot(tiny.out) == before
     assert again.stdout == tiny.process.stdout
     found = [line.split(":")[0] for line in again.stderr.splitlines() if ": found " in line]
-    assert list(dict.fromkeys(found)) == list(STORES) and len(found) == 18
+    assert list(dict.fromkeys(found)) == list(STORES) and len(found) == 20
 
 
 @pytest.mark.parametrize("words", [("run",), ("run", "--dry-run"), ("align",), ("report",)])

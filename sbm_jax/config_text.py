@@ -1,13 +1,49 @@
-"""What is wrong with a configuration, key by key, in words that name the nearest key."""
+"""The text of a configuration: YAML files, `key.sub=value` overrides, and how an unknown key or a bad value is told."""
 
 from __future__ import annotations
 
 import difflib
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel
+
+from sbm_jax.errors import UserError
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a file. Raises UserError where it cannot be read or is something else."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the configuration {path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected sections such as `data:` and `backbone:`, found {type(raw).__name__}")
+    return raw
+
+
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Set `key.sub=value` in place. Raises UserError where it is not of that form or the key leads nowhere."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {override!r}: expected key=value, for example train.steps=200")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override!r}: the value is not valid YAML: {error}") from None
+    *parents, last = key.strip().split(".")
+    node = raw
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise UserError(f"--set {override!r}: {parent} is a single value, not a section")
+        node = child
+    node[last] = value
 
 
 def unknown_keys(raw: Any, model: type[BaseModel], root: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -44,7 +80,7 @@ def _full_key(key: str, root: type[BaseModel]) -> str:
 
 
 def describe(error: Any) -> str:
-    """One of pydantic's errors as a clause that begins with the key."""
+    """One of pydantic's errors as `key: what is wrong, found what`."""
     key = ".".join(str(part) for part in error["loc"]) or "the configuration"
     if error["type"] == "missing":
         return f"missing key {key}"
