@@ -136,7 +136,7 @@ def test_the_dry_run_counts_shared_stores(planned):
     sweep = planned(*GRID)
     lines = [line.split() for line in sweep_lines(sweep)]
     by_stage = {line[0]: line[1:4] for line in lines if line}
-    assert by_stage["train"] == ["2", "4", "2"] and by_stage["all"] == ["44", "56", "44"]
+    assert by_stage["train"] == ["2", "4", "2"] and by_stage["all"] == ["48", "60", "48"]
     assert not sweep.out.exists()
 
 
