@@ -159,7 +159,9 @@ def test_kills_of_jobs_and_of_the_sweep_change_no_byte(made, program, tmp_path):
     (failure,) = [line for line in errors.splitlines() if line.startswith("failed ")]
     assert f"{store} (killed by SIGKILL)" in failure and f"{store}.log" in failure
     (lost,) = [line for line in errors.splitlines() if "not made for want of it" in line]
-    assert lost.count(", ") == 8, "align, assign, sizes, pooling, rsa, roi, layers, recovery and report of one run"
+    assert lost.count(", ") == 9, (
+        "align, assign, sizes, joint, pooling, rsa, roi, layers, recovery and report of one run"
+    )
     (folder,) = out.glob("sweep-*")
     assert len({row["run"] for row in parquet.read_table(folder / "table.parquet").to_pylist()}) == 1
     assert "Not finished" in (folder / "index.html").read_text()
@@ -234,7 +236,19 @@ def test_slurm_makes_the_same_stores_and_a_killed_task_is_made_again(made, slurm
     assert (folder / "index.html").read_bytes() == (made.folder / "index.html").read_bytes()
 
 
-AFTER_TRAINING = ("encode", "align", "assign", "sizes", "pooling", "rsa", "roi", "layers", "recovery", "report")
+AFTER_TRAINING = (
+    "encode",
+    "align",
+    "assign",
+    "sizes",
+    "joint",
+    "pooling",
+    "rsa",
+    "roi",
+    "layers",
+    "recovery",
+    "report",
+)
 
 
 @pytest.mark.slow
