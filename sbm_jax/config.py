@@ -220,6 +220,10 @@ class RsaConfig(Section):
     """Representational similarity."""
 
     metric: Literal["correlation", "euclidean", "cosine"] = "correlation"
+    brain_metric: Literal["same", "crossnobis"] = Field(
+        default="same",
+        description="of brain RDMs: rsa.metric of averages, or cross-validated distances from single repeats",
+    )
     method: Literal["corr", "spearman", "tau-a", "rho-a", "cosine", "corr_cov", "cosine_cov"] = "spearman"
     bootstrap: int = Field(
         default=200, ge=0, description="draws of images and subjects for the 95 % intervals of RDM comparisons; 0: none"

@@ -209,7 +209,14 @@ def _steps(ctx: Context) -> Iterator[Step]:
         yield Step("pooling", specs.pooling[s.name], 52 * s.n_voxels, flops, s.name, memory, acts * images / n)
     rdms = facts.n_shared**2 * layers * sum(2 * units[mode] for mode in config.encode.modes)
     memory = 8 * facts.n_shared * (facts.n_shared + u)
-    yield Step("rsa", specs.rsa, 1e5, rdms, None, memory, sum(codes.values()) * facts.n_shared / n)
+    read = sum(codes.values()) * facts.n_shared / n
+    if (
+        config.rsa.brain_metric == "crossnobis"
+    ):  # all trials once, three repeats of the shared images of half the voxels
+        memory += config.betas.memory_mb << 20
+        rdms += 3 * facts.n_shared**2 * sum(s.n_voxels for s in facts.subjects)
+        read += sum((s.trial_bytes or 4) * s.n_trials * s.n_voxels for s in facts.subjects)
+    yield Step("rsa", specs.rsa, 1e5, rdms, None, memory, read)
     exemplars = len(config.roi.modes) * layers * u * config.roi.exemplars * 4
     yield Step("roi", specs.roi, exemplars, 0, None, 4 * n * u, sum(codes[m] for m in config.roi.modes))
     modes, voxels = len(config.encode.modes), sum(s.n_voxels for s in facts.subjects)

@@ -15,6 +15,7 @@ from sbm_jax.errors import UserError
 from sbm_jax.progress import log, progress
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.image_sets import image_sets
+from sbm_jax.stages.repeats import single_trials
 from sbm_jax.store.buffer import ShardBuffer
 from sbm_jax.store.store import Store, StoreWriter
 
@@ -46,6 +47,8 @@ def run(ctx: Context, subject: Subject) -> Store:
     shared = ctx.dataset.images.shared[rows]
     image_sets(ctx.config.align, subject.name, shared)  # what cannot be aligned is refused before anything is read
     scored = shared if shared.any() else np.ones(len(shared), bool)
+    if ctx.config.rsa.brain_metric == "crossnobis":
+        single_trials(ctx, subject, rows[shared], stored=False)  # refused now rather than after the other stages
     memory = ctx.config.betas.memory_mb << 20
     trials = subject if subject.responses.by_voxel else _converted(ctx, subject, memory)
     writer = ctx.writer(ctx.specs.betas[subject.name])

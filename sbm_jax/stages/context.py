@@ -95,7 +95,8 @@ def make_specs(config: Config, facts: Facts) -> Specs:
     aligned = {name: spec.name for name, spec in align.items()}
     floor = {"min_ncsnr": config.align.min_ncsnr}
     by_roi = {"roi": config.roi.model_dump(include={"names", "min_voxels"}), **floor}
-    rsa = StoreSpec("rsa", 1, {"rsa": config.rsa.model_dump(), **by_roi}, aligned)
+    same = {"brain_metric"} if config.rsa.brain_metric == "same" else set()
+    rsa = StoreSpec("rsa", 1, {"rsa": config.rsa.model_dump(exclude=same), **by_roi}, aligned)
     brains = {name: spec.name for name, spec in betas.items()}
     assign = {
         name: StoreSpec(

@@ -226,6 +226,11 @@ def _number(value: Any) -> float:
     return float("nan") if value is None else float(value)
 
 
+def _rdm_kind(ctx: Context) -> str:
+    config = ctx.config.rsa
+    return config.metric if config.brain_metric == "same" else f"{config.brain_metric} (brains) and {config.metric}"
+
+
 def _rsa_tables(ctx: Context, summary: dict[str, Any]) -> list[Table]:
     rsa, mode = summary["rsa"], ctx.config.report.mode
     rows = []
@@ -243,7 +248,7 @@ def _rsa_tables(ctx: Context, summary: dict[str, Any]) -> list[Table]:
             bounds = [_number(row[0]) for row in drawn["ceiling"]]
             rows.append([f"mean, {short_roi(roi)}", best, value, f"{low:.3f} to {high:.3f}", *bounds])
     note = (
-        f"{ctx.config.rsa.method} of {ctx.config.rsa.metric} RDMs over {rsa['n_images']} shared images, {MODE_TITLES[mode]}; "
+        f"{ctx.config.rsa.method} of {_rdm_kind(ctx)} RDMs over {rsa['n_images']} shared images, {MODE_TITLES[mode]}; "
         "noise ceiling over subjects (the upper bound contains the subject itself). Interval: 95 % of bootstrap draws of images "
         "and subjects."
     )

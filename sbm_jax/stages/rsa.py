@@ -13,7 +13,7 @@ from sbm_jax.kernels import rdm
 from sbm_jax.kernels.rdm_compare.api import upper_triangle
 from sbm_jax.kernels.rdm_compare.ceiling import noise_ceiling
 from sbm_jax.kernels.rdm_compare.prepared import PreparedRdm, compare_prepared, prepare_rdm
-from sbm_jax.progress import progress
+from sbm_jax.progress import log, progress
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.image_sets import ImageSets, image_sets
 from sbm_jax.stages.inputs import (
@@ -25,6 +25,7 @@ from sbm_jax.stages.inputs import (
     responsive,
     subject_images,
 )
+from sbm_jax.stages.repeats import RepeatedRdm, crossnobis_rdms, repeated_trials, single_trials
 from sbm_jax.stages.resampled import resampled
 from sbm_jax.store.store import Store
 
@@ -41,6 +42,7 @@ def run(ctx: Context) -> Store:
 def _image_rsa(ctx: Context) -> dict[str, Any]:
     """Per ROI and subject the RDM of responsive voxels over the shared images that all subjects saw, against every mode and
     layer; `bootstrap` holds the mean over subjects and the ends of its interval per mode and layer, and of the ceiling's bounds.
+    `crossnobis` has the images, repeats and voxels of every subject's RDM where `rsa.brain_metric` asks for it.
     """
     config, hooks, modes = ctx.config.rsa, ctx.facts.hooks, ctx.config.encode.modes
     codes, saes = ctx.open(ctx.specs.codes), ctx.open(ctx.specs.saes)
@@ -52,7 +54,7 @@ def _image_rsa(ctx: Context) -> dict[str, Any]:
         common = rows if common is None else np.intersect1d(common, rows)
     if common is None or len(common) < 3:
         return {"n_images": 0 if common is None else len(common), "rois": {}, "too_small": []}
-    rois, too_small = _roi_rdms(ctx, betas, common)
+    rois, too_small, used = _roi_rdms(ctx, betas, common)
     model: dict[tuple[str, str], PreparedRdm] = {}
     with progress("rsa model RDMs", len(modes) * len(hooks), "RDMs") as task:
         for mode in modes:
@@ -78,6 +80,8 @@ def _image_rsa(ctx: Context) -> dict[str, Any]:
                     "ceiling": drawn.ceiling.tolist(),
                 }
             task.advance(len(names))
+    for roi, by_subject in used.items():
+        out[roi]["crossnobis"] = by_subject
     return {"n_images": len(common), "rois": out, "too_small": too_small}
 
 
@@ -112,25 +116,56 @@ def _compared(
 
 def _roi_rdms(
     ctx: Context, betas: dict[str, Store], common: np.ndarray
-) -> tuple[dict[str, dict[str, np.ndarray]], list[dict[str, Any]]]:
-    """ROI -> subject -> condensed RDM; and the (subject, ROI) pairs with too few responsive voxels."""
+) -> tuple[dict[str, dict[str, np.ndarray]], list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """ROI -> subject -> condensed RDM; the (subject, ROI) pairs with too few responsive voxels; and for crossnobis
+    ROI -> subject -> what was used.
+    """
+    names, least = chosen_rois(ctx.config.roi.names, ctx.subjects), ctx.config.roi.min_voxels
     rois: dict[str, dict[str, np.ndarray]] = {}
+    used: dict[str, dict[str, Any]] = {}
     too_small = []
-    for name in chosen_rois(ctx.config.roi.names, ctx.subjects):
+    repeated = _crossnobis(ctx, betas, common, names) if ctx.config.rsa.brain_metric == "crossnobis" else None
+    for name in names:
         for subject in ctx.subjects:
-            voxels = _roi_voxels(ctx, subject, betas[subject.name], name)
-            if len(voxels) < ctx.config.roi.min_voxels:
-                too_small.append({"subject": subject.name, "roi": name, "voxels": len(voxels)})
+            voxels = np.flatnonzero(_in_roi(ctx, subject, betas[subject.name], name))
+            found = repeated[subject.name][name] if repeated else None
+            n_voxels = found.voxels if found else len(voxels)
+            if n_voxels < least:
+                too_small.append({"subject": subject.name, "roi": name, "voxels": n_voxels})
+                continue
+            if found:
+                rois.setdefault(name, {})[subject.name] = found.rdm
+                record = {"images": found.images, "repeats": found.repeats, "voxels": found.voxels}
+                used.setdefault(name, {})[subject.name] = record
                 continue
             place = np.searchsorted(subject_images(betas[subject.name]).rows, common)
             patterns = read_betas(betas[subject.name], voxels)[place]
             rois.setdefault(name, {})[subject.name] = upper_triangle(rdm(patterns, ctx.config.rsa.metric))
-    return rois, too_small
+    return rois, too_small, used
 
 
-def _roi_voxels(ctx: Context, subject: Subject, betas: Store, roi: str) -> np.ndarray:
+def _crossnobis(
+    ctx: Context, betas: dict[str, Store], common: np.ndarray, names: list[str]
+) -> dict[str, dict[str, RepeatedRdm]]:
+    """Subject -> ROI -> RDM. Raises UserError where a subject has no single trials or no repeats (see `single_trials`)."""
+    out = {}
+    trials = [single_trials(ctx, subject, common) for subject in ctx.subjects]
+    for subject in trials:
+        rois = {name: _in_roi(ctx, subject, betas[subject.name], name) for name in names}
+        out[subject.name] = crossnobis_rdms(
+            subject, common, rois, ctx.config.betas.zscore, ctx.config.betas.memory_mb << 20
+        )
+        n = int(repeated_trials(subject.trial_image, common)[0].sum())
+        if n < len(common):
+            log(
+                f"rsa {subject.name}: {len(common) - n} of {len(common)} shared images were shown once and are left out"
+            )
+    return out
+
+
+def _in_roi(ctx: Context, subject: Subject, betas: Store, roi: str) -> np.ndarray:
     mask = subject.rois.get(roi, np.zeros(subject.n_voxels, bool))
-    return np.flatnonzero(mask & responsive(betas, ctx.config.align.min_ncsnr))
+    return mask & responsive(betas, ctx.config.align.min_ncsnr)
 
 
 def _structure(ctx: Context) -> dict[str, Any]:
