@@ -1,7 +1,8 @@
 """`python bench/rsa.py [--images 4000] [--voxels 5000] [--python PYTHON]`: two correlation RDMs and their Spearman correlation.
 
 Ours beside NumPy + SciPy and, by the interpreter PYTHON that has it, rsatoolbox. Every sample is a process of its own (patterns
-made, one small warm-up, then the clock), taken in turn; peak memory is what the process grew by after the warm-up.
+made, one warm-up, then the clock), taken in turn; peak memory is what the process grew by after the warm-up, and all it held.
+Without peers, in bounded memory: `--images 10000 --ways ours --memory-mb 1024 --name rsa_large`.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ def numpy_spearman(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.corrcoef(ranks(x), ranks(y))[0, 1])
 
 
-def ours(x: np.ndarray, y: np.ndarray, memory_mb: float) -> float:
+def ours(x: np.ndarray, y: np.ndarray, memory_mb: float) -> dict[str, float]:
     from sbm_jax.kernels.rdm.tiles import pattern_tiles
     from sbm_jax.kernels.rdm_compare.streamed import spearman_tiles
 
     found = spearman_tiles([pattern_tiles(x)], [pattern_tiles(y)], memory_mb=memory_mb)
-    return float(found.rho_mk[0, 0])
+    return {"rho": float(found.rho_mk[0, 0]), "error_bound": float(found.bound_mk[0, 0]), "bins": found.bins}
 
 
 def toolbox_spearman(x: np.ndarray, y: np.ndarray) -> float:
@@ -55,14 +56,14 @@ def toolbox_spearman(x: np.ndarray, y: np.ndarray) -> float:
     return float(compare(a, b, "spearman")[0, 0])
 
 
-def one(way: str, n: int, voxels: int, features: int) -> dict[str, float]:
-    """Seconds, peak MB and the value of one run in this process."""
-    calls: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-        "ours": lambda x, y: ours(x, y, 1e5),
+def one(way: str, n: int, voxels: int, features: int, memory_mb: float) -> dict[str, float]:
+    """Seconds, peak MB (growth and whole process) and the value of one run in this process."""
+    calls: dict[str, Callable[[np.ndarray, np.ndarray], dict[str, float]]] = {
+        "ours": lambda x, y: ours(x, y, memory_mb),
         # 2^20 bins of two RDMs
         "ours_binned": lambda x, y: ours(x, y, 64),
-        "numpy": numpy_spearman,
-        "rsatoolbox": toolbox_spearman,
+        "numpy": lambda x, y: {"rho": numpy_spearman(x, y)},
+        "rsatoolbox": lambda x, y: {"rho": toolbox_spearman(x, y)},
     }
     x, y = patterns(n, voxels, features)
     if way.startswith("ours"):
@@ -73,7 +74,8 @@ def one(way: str, n: int, voxels: int, features: int) -> dict[str, float]:
     start = time.perf_counter()
     value = calls[way](x, y)
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, "peak_mb": (_status("VmHWM") - before) / 1024, "rho": value}
+    peak = _status("VmHWM")
+    return {"seconds": seconds, "peak_mb": (peak - before) / 1024, "peak_rss_mb": peak / 1024, **value}
 
 
 def _reset_peak() -> int:
@@ -96,13 +98,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--voxels", type=int, default=5000)
     parser.add_argument("--features", type=int, default=768)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory-mb", type=float, default=1e5, help="budget of `ours`: above it ranks are to bins")
+    parser.add_argument("--name", default="rsa", help="of the JSON file")
     parser.add_argument("--python", help="an interpreter that has rsatoolbox")
     parser.add_argument("--ways", nargs="+", choices=WAYS, help="all that can run if not given")
     parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     shape = (args.images, args.voxels, args.features)
     if args.one:
-        print(json.dumps(one(args.one, *shape)))
+        print(json.dumps(one(args.one, *shape, args.memory_mb)))
         return
     from sbm_jax.bench.common import gemm_rate, save
 
@@ -112,6 +116,7 @@ def main(argv: list[str] | None = None) -> None:
         for way in ways:
             python = args.python if way == "rsatoolbox" else sys.executable
             options = ["--images", args.images, "--voxels", args.voxels, "--features", args.features]
+            options += ["--memory-mb", args.memory_mb]
             command = [python, __file__, "--one", way, *map(str, options)]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             found[way].append(json.loads(done.stdout.splitlines()[-1]))
@@ -119,14 +124,16 @@ def main(argv: list[str] | None = None) -> None:
     rate = gemm_rate()
     row = {
         "shape": f"n={args.images} voxels={args.voxels} features={args.features}",
+        "memory_mb": args.memory_mb,
         "seconds": seconds,
         "ratio": {way: s / seconds[ways[0]] for way, s in seconds.items()},
         "peak_mb": {way: statistics.median(s["peak_mb"] for s in samples) for way, samples in found.items()},
+        "peak_rss_mb": {way: max(s["peak_rss_mb"] for s in samples) for way, samples in found.items()},
         "rho": {way: samples[0]["rho"] for way, samples in found.items()},
         "seconds_of_the_upper_triangle_at_gemm_rate": args.images**2 * (args.voxels + args.features) / rate,
         "samples": found,
     }
-    save("rsa", {"gemm_flops_per_second": rate, "rows": [row]})
+    save(args.name, {"gemm_flops_per_second": rate, "rows": [row]})
 
 
 if __name__ == "__main__":

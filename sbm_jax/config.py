@@ -220,14 +220,9 @@ class RsaConfig(Section):
     """Representational similarity."""
 
     metric: Literal["correlation", "euclidean", "cosine"] = "correlation"
-    brain_metric: Literal["same", "crossnobis"] = Field(
-        default="same",
-        description="of brain RDMs: rsa.metric of averages, or cross-validated distances from single repeats",
-    )
+    brain_metric: Literal["same", "crossnobis"] = "same"  # crossnobis: from single repeats of the shared images
     method: Literal["corr", "spearman", "tau-a", "rho-a", "cosine", "corr_cov", "cosine_cov"] = "spearman"
-    bootstrap: int = Field(
-        default=200, ge=0, description="draws of images and subjects for the 95 % intervals of RDM comparisons; 0: none"
-    )
+    bootstrap: int = Field(default=200, ge=0, description="draws of images and subjects for 95 % intervals; 0: none")
     structure_voxels: int = Field(default=1000, ge=3, description="voxels in the voxel-structure score, drawn by seed")
     seed: int = 0
 
