@@ -30,10 +30,10 @@ class Sorted:
         doubled[1:] += last[:-1]
         if self.ends is not None:
             doubled = np.repeat(doubled, np.diff(self.ends, prepend=0))
-        out = np.empty(count)
+        # Half of the bytes to scatter where they hold the ranks: almost twice as fast for 4 million values.
+        out = np.empty(count, np.uint32 if doubled.max(initial=0) < 2**32 else np.int64)
         out[self.order] = doubled
-        out /= 2
-        return out
+        return out * 0.5
 
 
 def sort_values(x_p: np.ndarray) -> Sorted:
@@ -46,9 +46,10 @@ def sort_values(x_p: np.ndarray) -> Sorted:
     else:
         packed = _keys(x_p).astype(np.uint64)
         packed <<= np.uint64(32)
-        packed |= np.arange(len(x_p), dtype=np.uint64)
+        packed |= np.arange(len(x_p), dtype=np.uint32)
         packed.sort()
-        changes = np.flatnonzero((packed[1:] ^ packed[:-1]) >= np.uint64(1 << 32)) + 1
+        high = packed.view(np.uint32)[1::2]  # little-endian, as every machine that JAX runs on
+        changes = np.flatnonzero(high[1:] != high[:-1]) + 1
         packed &= np.uint64(2**32 - 1)
         order = packed.view(np.int64)
     if len(changes) + 1 == len(x_p):
@@ -64,4 +65,6 @@ def average_ranks(x_p: np.ndarray) -> np.ndarray:
 def _keys(x_p: np.ndarray) -> np.ndarray:
     """uint32 with the order of the float32 values: IEEE bits, those of negative numbers flipped."""
     bits = (x_p + np.float32(0)).view(np.uint32)  # -0 becomes 0
+    if x_p.min(initial=0) >= 0:
+        return bits
     return np.where(bits >> np.uint32(31), ~bits, bits | np.uint32(1 << 31))
