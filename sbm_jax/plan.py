@@ -213,7 +213,7 @@ def _steps(ctx: Context) -> Iterator[Step]:
     if (
         config.rsa.brain_metric == "crossnobis"
     ):  # all trials once, three repeats of the shared images of half the voxels
-        memory += config.betas.memory_mb << 20
+        memory += min(config.betas.memory_mb << 20, max(21 * s.n_trials * s.n_voxels for s in facts.subjects))
         rdms += 3 * facts.n_shared**2 * sum(s.n_voxels for s in facts.subjects)
         read += sum((s.trial_bytes or 4) * s.n_trials * s.n_voxels for s in facts.subjects)
     yield Step("rsa", specs.rsa, 1e5, rdms, None, memory, read)
