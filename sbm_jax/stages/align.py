@@ -155,8 +155,8 @@ class _Brain:
         self.search.start(voxels, y[sets.select], None if sets.held_out is None else y[sets.held_out])
         if self.fit and first:
             self.fit.start(voxels, y)
-        for piece, (select, held_out, every) in shelf:
-            self.search.piece(piece.layer, piece.first, select, held_out)
+        self.search.shelf([(p.layer, p.first, select, held_out) for p, (select, held_out, _) in shelf])
+        for piece, (_, _, every) in shelf:
             if self.fit and first and every is not None:
                 self.fit.piece(piece.layer, piece.first, every)
 

@@ -5,6 +5,7 @@ The unit x voxel matrix is never built: blocks of voxels meet pieces of the code
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -60,14 +61,20 @@ class Search:
 
     def piece(self, layer: int, first_unit: int, select: Codes, held_out: Codes | None = None) -> None:
         """Search some units of a layer, from `first_unit` on, for the current block of voxels."""
-        offset = layer * self.units_per_layer + first_unit
-        if self.first:
-            self._observed(layer, first_unit, offset, select, held_out)
-        for group in self.control.groups:
-            self._permuted(group, offset, select, held_out)
+        self.shelf([(layer, first_unit, select, held_out)])
 
-    def _observed(self, layer: int, first_unit: int, offset: int, select: Codes, held_out: Codes | None) -> None:
-        n_units, v = n_columns(select), self.block
+    def shelf(self, pieces: Sequence[tuple[int, int, Codes, Codes | None]]) -> None:
+        """`piece` for several; permuted responses are made once for all of them."""
+        if self.first:
+            for layer, first_unit, select, held_out in pieces:
+                self._observed(layer, first_unit, select, held_out)
+        for group in self.control.groups:
+            permuted = self.control.columns(group)
+            for layer, first_unit, select, held_out in pieces:
+                self._permuted(group, permuted, layer * self.units_per_layer + first_unit, select, held_out)
+
+    def _observed(self, layer: int, first_unit: int, select: Codes, held_out: Codes | None) -> None:
+        n_units, v, offset = n_columns(select), self.block, layer * self.units_per_layer + first_unit
         k_voxel, k_unit = min(self.list.keys.shape[1], n_units), min(self.k_unit, len(v))
         found = self.engine.best(select, self.select, k_voxel, k_unit)
         keys, units, signs = found.keys_vk, found.units_vk, found.signs_vk
@@ -94,8 +101,10 @@ class Search:
         self.unit_voxels[layer, rows] = np.where(negative, ~at_uk, at_uk)
         self.unit_signs[layer, rows] = np.where(negative, -1, 1)
 
-    def _permuted(self, group: range, offset: int, select: Codes, held_out: Codes | None) -> None:
-        responses, y_held_out = self.control.columns(group)
+    def _permuted(
+        self, group: range, permuted: tuple[Prepared, np.ndarray], offset: int, select: Codes, held_out: Codes | None
+    ) -> None:
+        responses, y_held_out = permuted
         found = self.engine.best(select, responses, 1)
         size = len(self.control.voxels)
         keys = found.keys_vk.reshape(len(group), size)
@@ -168,12 +177,9 @@ class _Permuted:
         size = max(1, self.engine.memory_bytes // (32 * n * max(1, v) * (1 + self.engine.absolute)))
         self.groups = [numbers[i : i + size] for i in range(0, len(numbers), size)]
         self._prepared: Prepared | None = None
-        self._columns: tuple[Prepared, np.ndarray] | None = None
 
     def columns(self, group: range) -> tuple[Prepared, np.ndarray]:
-        """Selection responses [n, group x v] and held-out unit rows [kept of group x v, n]; kept where one group is all."""
-        if self._columns is not None:
-            return self._columns
+        """Selection responses [n, group x v] and held-out unit rows [kept of group x v, n]."""
         orders = [self.null.order(b) for b in group]
         order_nb = np.stack([order for order, _ in orders], axis=1)
         if self.engine.mesh is None:
@@ -195,10 +201,7 @@ class _Permuted:
             responses = self.engine.prepare(self.y_nv[order_nb].reshape(len(self.y_nv), -1))
         kept = [held_out for b, (_, held_out) in zip(group, orders, strict=True) if b < KEPT]
         rows = [np.take(self.y_held_out_vn, order, axis=1) for order in kept]
-        out = responses, np.concatenate(rows) if rows else self.y_held_out_vn[:0]
-        if len(self.groups) == 1:
-            self._columns = out
-        return out
+        return responses, np.concatenate(rows) if rows else self.y_held_out_vn[:0]
 
 
 def n_columns(codes: Codes) -> int:
