@@ -51,7 +51,7 @@ def _reference(
 ) -> Any:
     if precision != "f32":
         raise NotImplementedError("the specification is float64")
-    y_nv = np.asarray(responses.y_nv)[:, : responses.n_voxels]
+    y_nv = np.asarray(responses.y_nv)[: responses.n_images, : responses.n_voxels]
     return reference.cosine_topk_both(codes, y_nv, k_voxel, k_unit, center=responses.center)
 
 
@@ -61,7 +61,8 @@ IMPLEMENTATIONS = {"host": _host, "sharded": _sharded, "xla": _xla, "sparse": _s
 def prepare_responses(responses_nv: np.ndarray, *, center: bool = True, mesh: Any = None) -> Prepared:
     """Check, centre and normalise responses once, for several searches over the same voxels and images.
 
-    Args: responses_nv [n, v], n >= 2. mesh: with axes `units` and `voxels`, to spread the voxels over devices.
+    Args: responses_nv [n, v], n >= 2. mesh: with axes `units` and `voxels`, to spread the voxels over devices; with a
+    third one, `images`, the images too, where those of a device's voxels do not fit it.
     Raises ValueError for a wrong shape, or NaN and infinities (naming the voxel).
     """
     from sbm_jax.kernels.cosine_topk.prepared import prepare
@@ -96,8 +97,8 @@ def cosine_topk_both(
             and `mesh` are those of the preparation).
         k_voxel, k_unit: list lengths, 0..n_units and 0..n_voxels.
         implementation: `host` (responses in the memory of this host: dense blocks by BLAS), `sharded` (needs a mesh with axes
-            `units`, `voxels`), `xla` (dense blocks), `sparse` (sparse codes without a mesh: exact, work in proportion to the
-            entries), `reference`, or None: `sparse` where `cost.sparse_wins` says so, else the first that can.
+            `units`, `voxels` and perhaps `images`), `xla` (dense blocks), `sparse` (sparse codes without a mesh: exact, work in
+            proportion to the entries), `reference`, or None: `sparse` where `cost.sparse_wins` says so, else the first that can.
         memory_bytes: budget for blocks in flight.
         precision: of the products, `f32`, `bf16x3` or `bf16` (errors: `precision.error_bound`); `xla` and `sharded` have all,
             the others `f32` alone. Norms, means and sums are float32 or better in each.
@@ -116,8 +117,8 @@ def cosine_topk_both(
     prepared = (
         prepare_responses(responses, center=center, mesh=mesh) if isinstance(responses, np.ndarray) else responses
     )
-    if prepared.y_nv.shape[0] != n:
-        raise ValueError(f"cosine_topk: codes have {n} images, responses {prepared.y_nv.shape[0]}")
+    if prepared.n_images != n:
+        raise ValueError(f"cosine_topk: codes have {n} images, responses {prepared.n_images}")
     for name, k, limit in (("k per voxel", k_voxel, n_units), ("k per unit", k_unit, prepared.n_voxels)):
         if not 0 <= k <= limit:
             raise ValueError(f"cosine_topk: {name} is {k}, allowed 0..{limit}")

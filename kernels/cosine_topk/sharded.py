@@ -1,7 +1,8 @@
-"""`cosine_topk` over a mesh: units along one axis, voxels along the other; only k-long lists travel.
+"""`cosine_topk` over a mesh: units along one axis, voxels along another, and images along a third where they do not fit.
 
 Each device finds the best of its units for its voxels. Along the unit axis the per-voxel lists are gathered and merged
-(V k numbers, never codes or responses); along the voxel axis the same for the per-unit lists.
+(V k numbers, never codes or responses); along the voxel axis the same for the per-unit lists. Along the image axis blocks of
+partial similarities are summed and scattered: each device selects from its share of the voxels of a block.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from jax.sharding import PartitionSpec as P
 
 from sbm_jax.kernels.codes import SparseCodes
 from sbm_jax.kernels.cosine_topk import xla
-from sbm_jax.kernels.cosine_topk.prepared import UNITS, VOXELS, Prepared
+from sbm_jax.kernels.cosine_topk.prepared import IMAGES, UNITS, VOXELS, Prepared, image_parts
+from sbm_jax.mesh import put, to_host
 
 
 def cosine_topk_both(
@@ -29,17 +31,16 @@ def cosine_topk_both(
     memory_bytes: int = 1 << 29,
     precision: str = "f32",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """As `xla.cosine_topk_both`, spread over the mesh that the responses lie on."""
-    values_v, units_v, values_u, voxels_u = sharded_topk(
-        codes, responses, k_voxel, k_unit, memory_bytes=memory_bytes, precision=precision
+    """As `xla.cosine_topk_both`, spread over the mesh that the responses lie on; the result is whole on every process."""
+    values_v, units_v, values_u, voxels_u = to_host(
+        sharded_topk(codes, responses, k_voxel, k_unit, memory_bytes=memory_bytes, precision=precision)
     )
-    n_units = codes.n_units if isinstance(codes, SparseCodes) else codes.shape[1]
-    return (
-        np.asarray(values_v)[: responses.n_voxels],
-        np.asarray(units_v)[: responses.n_voxels],
-        np.asarray(values_u)[:n_units],
-        np.asarray(voxels_u)[:n_units],
-    )
+    n_units, n_voxels = _count(codes), responses.n_voxels
+    return values_v[:n_voxels], units_v[:n_voxels], values_u[:n_units], voxels_u[:n_units]
+
+
+def _count(codes: SparseCodes | np.ndarray) -> int:
+    return codes.n_units if isinstance(codes, SparseCodes) else codes.shape[1]
 
 
 def sharded_topk(
@@ -53,37 +54,56 @@ def sharded_topk(
 ) -> tuple[jax.Array, ...]:
     """The result as sharded arrays, units and voxels padded to multiples of the mesh (padding rows come last).
 
+    Per-voxel lists lie along `voxels` x `images`, per-unit lists along `units`. Over several processes each passes the same codes.
     Raises NotImplementedError when the responses were prepared without a mesh.
     """
+    run, operands = search_program(codes, responses, k_voxel, k_unit, memory_bytes=memory_bytes, precision=precision)
+    return run(*operands)
+
+
+def search_program(
+    codes: SparseCodes | np.ndarray,
+    responses: Prepared,
+    k_voxel: int,
+    k_unit: int,
+    *,
+    memory_bytes: int,
+    precision: str = "f32",
+) -> tuple[Any, tuple[Any, jax.Array, jax.Array]]:
+    """The jitted search and what it is called with, codes laid over the mesh; see `sharded_topk`."""
     mesh = responses.mesh
     if mesh is None:
         raise NotImplementedError("no mesh was given")
-    n, n_voxels = responses.y_nv.shape[0], responses.n_voxels
-    n_units = codes.n_units if isinstance(codes, SparseCodes) else codes.shape[1]
-    local_u, local_v = -(-n_units // mesh.shape[UNITS]), responses.y_nv.shape[1] // mesh.shape[VOXELS]
+    n_units, parts = _count(codes), image_parts(mesh)
+    local_n, local_u = responses.y_nv.shape[0] // parts, -(-n_units // mesh.shape[UNITS])
+    local_v = responses.y_nv.shape[1] // (mesh.shape[VOXELS] * parts)
+    pad_n, pad_u = (0, responses.padding_n), (0, local_u * mesh.shape[UNITS] - n_units)
+    rows = IMAGES if parts > 1 else None
     if isinstance(codes, SparseCodes):
-        unit_codes = xla.prepare_codes(codes, responses.center)
-        pad = (0, local_u * mesh.shape[UNITS] - n_units)
-        unit_codes = unit_codes._replace(shift_u=np.pad(unit_codes.shift_u, pad), real_u=np.pad(unit_codes.real_u, pad))
-        specs: Any = (P(), P(), P(UNITS), P(UNITS))
-        code_specs: Any = xla.UnitCodes(*specs)
-        operand: Any = jax.tree.map(
-            lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), unit_codes, code_specs
+        values_nk, units_nk, shift_u, real_u = xla.prepare_codes(codes, responses.center)
+        host: Any = xla.UnitCodes(
+            np.pad(values_nk, (pad_n, (0, 0))),
+            np.pad(units_nk, (pad_n, (0, 0))),
+            np.pad(shift_u, pad_u),
+            np.pad(real_u, pad_u),
         )
+        specs: Any = (P(rows), P(rows), P(UNITS), P(UNITS))
+        code_specs: Any = xla.UnitCodes(*specs)
     else:
-        padded = np.pad(np.asarray(codes, np.float32), ((0, 0), (0, -n_units % mesh.shape[UNITS])))
-        operand = jax.device_put(padded, NamedSharding(mesh, P(None, UNITS)))
-        code_specs = P(None, UNITS)
-    bu, bv = xla.block_sizes(n, local_u, local_v, memory_bytes // mesh.size)
-    sizes = (n_units, n_voxels, local_u, local_v, k_voxel, k_unit)
+        host, code_specs = np.pad(np.asarray(codes, np.float32), (pad_n, pad_u)), P(rows, UNITS)
+    operand = jax.tree.map(lambda x, spec: put(x, NamedSharding(mesh, spec)), host, code_specs)
+    bu, bv = xla.block_sizes(local_n, local_u, local_v * parts, memory_bytes // mesh.size)
+    bv = max(32, bv // parts // 32 * 32)
+    sizes = (responses.n_images, n_units, responses.n_voxels, local_u, local_v, k_voxel, k_unit)
     run = _compiled(mesh, code_specs, *sizes, responses.center, bu, bv, precision)
-    return run(operand, responses.y_nv, responses.real_v)
+    return run, (operand, responses.y_nv, responses.real_v)
 
 
 @functools.lru_cache(maxsize=64)
 def _compiled(
     mesh: Mesh,
     code_specs: Any,
+    n_images: int,
     n_units: int,
     n_voxels: int,
     local_u: int,
@@ -95,9 +115,15 @@ def _compiled(
     bv: int,
     precision: str,
 ) -> Any:
+    parts = image_parts(mesh)
+    split = parts > 1
+    selecting = (VOXELS, IMAGES) if split else (VOXELS,)
+
     def local(codes: Any, y_nv: jax.Array, real_v: jax.Array) -> tuple[jax.Array, ...]:
         first_u = jax.lax.axis_index(UNITS) * local_u
-        first_v = jax.lax.axis_index(VOXELS) * local_v
+        first_v = jax.lax.axis_index(selecting) * local_v
+        if split:
+            real_v = jax.lax.dynamic_slice_in_dim(real_v, jax.lax.axis_index(IMAGES) * local_v, local_v)
         if isinstance(codes, xla.UnitCodes):
             mine = (codes.units_nk >= first_u) & (codes.units_nk < first_u + local_u)
             codes = codes._replace(units_nk=jnp.where(mine, codes.units_nk - first_u, local_u))
@@ -114,19 +140,22 @@ def _compiled(
             bu=bu,
             bv=bv,
             precision=precision,
+            split_n=n_images if split else None,
         )
         values_v, units_v = _merge_over(UNITS, values_v, units_v + first_u, k_voxel)
-        values_u, voxels_u = _merge_over(VOXELS, values_u, voxels_u + first_v, k_unit)
+        values_u, voxels_u = _merge_over(selecting, values_u, voxels_u + first_v, k_unit)
         return xla.values_of(values_v), units_v, xla.values_of(values_u), voxels_u
 
     specs = {
-        "in_specs": (code_specs, P(None, VOXELS), P(VOXELS)),
-        "out_specs": (P(VOXELS), P(VOXELS), P(UNITS), P(UNITS)),
+        "in_specs": (code_specs, P(IMAGES if split else None, VOXELS), P(VOXELS)),
+        "out_specs": (P(selecting), P(selecting), P(UNITS), P(UNITS)),
     }
     return jax.jit(jax.shard_map(local, mesh=mesh, check_vma=False, **specs))
 
 
-def _merge_over(axis: str, values: jax.Array, index: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+def _merge_over(
+    axis: str | tuple[str, ...], values: jax.Array, index: jax.Array, k: int
+) -> tuple[jax.Array, jax.Array]:
     """Best k of every device's list along `axis`; devices hold ascending indices, so ties go to the lowest."""
     if k == 0:
         return values, index

@@ -17,7 +17,7 @@ import numpy as np
 from sbm_jax.kernels.codes import SparseCodes, unit_values
 from sbm_jax.kernels.cosine_topk.merge import merge_topk
 from sbm_jax.kernels.cosine_topk.precision import product
-from sbm_jax.kernels.cosine_topk.prepared import Prepared, unit_columns
+from sbm_jax.kernels.cosine_topk.prepared import IMAGES, Prepared, unit_columns
 from sbm_jax.kernels.cosine_topk.reference import CONSTANT
 from sbm_jax.kernels.select import top_k
 
@@ -49,7 +49,12 @@ def cosine_topk_both(
     memory_bytes: int = 1 << 29,
     precision: str = "f32",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """As `reference.cosine_topk_both`, float32; products in the named `precision`."""
+    """As `reference.cosine_topk_both`, float32; products in the named `precision`.
+
+    Raises NotImplementedError where the images of the responses are split over devices.
+    """
+    if responses.split_images:
+        raise NotImplementedError("images are split over the devices of a mesh")
     n_units = codes.n_units if isinstance(codes, SparseCodes) else codes.shape[1]
     bu, bv = block_sizes(responses.y_nv.shape[0], n_units, responses.n_voxels, memory_bytes)
     operand = prepare_codes(codes, responses.center) if isinstance(codes, SparseCodes) else codes
@@ -131,17 +136,21 @@ def topk_keys(
     bu: int,
     bv: int,
     precision: str = "f32",
+    split_n: int | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """The pass with selection keys instead of values; columns from `valid_units` or `valid_voxels` on are padding.
 
-    y_nv, real_v: unit columns and which are real, as `unit_columns` gives them.
+    y_nv, real_v: unit columns and which are real, as `unit_columns` gives them. split_n: in a `shard_map` over `images`, how
+    many there are in all; codes and y_nv are then one device's rows (padding of y_nv is 0), y_nv has the voxels of all
+    devices along `images` in their order, and each selects from its own, `real_v`, and returns lists for them alone.
     """
-    n, n_voxels = y_nv.shape
+    n, n_voxels = y_nv.shape[0], real_v.shape[0]
+    parts = 1 if split_n is None else y_nv.shape[1] // n_voxels
     blocks_u, blocks_v = -(-n_units // bu), -(-n_voxels // bv)
-    y = jnp.pad(y_nv, ((0, 0), (0, blocks_v * bv - n_voxels)))
-    y_bnv = y.reshape(n, blocks_v, bv).transpose(1, 0, 2)
+    y = jnp.pad(y_nv.reshape(n, parts, n_voxels), ((0, 0), (0, 0), (0, blocks_v * bv - n_voxels)))
+    y_bnv = y.reshape(n, parts, blocks_v, bv).transpose(2, 0, 1, 3).reshape(blocks_v, n, parts * bv)
     offset_v = _keys(jnp.pad(real_v, (0, blocks_v * bv - n_voxels)), 0, valid_voxels).reshape(blocks_v, bv)
-    code_block = unit_blocks(codes, n, n_units, bu, center)
+    code_block = unit_blocks(codes, n, n_units, bu, center, split_n)
 
     def unit_step(best_v: tuple[jax.Array, jax.Array], i: jax.Array):
         a, real_u = code_block(i)
@@ -150,6 +159,8 @@ def topk_keys(
         def voxel_step(best_u: tuple[jax.Array, jax.Array], block: tuple[jax.Array, ...]):
             y_block, off_v, j, best_values, best_units = block
             s = product(a, y_block, precision)
+            if split_n is not None:
+                s = jax.lax.psum_scatter(s, IMAGES, scatter_dimension=1, tiled=True)
             if k_voxel:
                 key = jnp.where(offset_u[:, None] == 0, s, offset_u[:, None]).T
                 top, slot = top_k(key, min(k_voxel, bu))
@@ -175,14 +186,18 @@ def topk_keys(
 
 
 def unit_blocks(
-    codes: jax.Array | UnitCodes, n: int, n_units: int, bu: int, center: bool
+    codes: jax.Array | UnitCodes, n: int, n_units: int, bu: int, center: bool, split_n: int | None = None
 ) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
-    """Number of a block -> its `bu` unit columns [n, bu], which are real [bu]; columns past the last unit are 0."""
+    """Number of a block -> its `bu` unit columns [n, bu], which are real [bu]; columns past the last unit are 0.
+
+    split_n: as for `unit_columns`, of dense codes; in rows of padding sparse ones have the value that they have where no
+    unit fires, which meets zeros of the responses.
+    """
     pad_u = -n_units % bu
 
     def dense_block(codes_nu: jax.Array) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
         padded = jnp.pad(codes_nu, ((0, 0), (0, pad_u)))
-        return lambda i: unit_columns(jax.lax.dynamic_slice_in_dim(padded, i * bu, bu, axis=1), center)
+        return lambda i: unit_columns(jax.lax.dynamic_slice_in_dim(padded, i * bu, bu, axis=1), center, split_n)
 
     def sparse_block(codes: UnitCodes) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
         shift, real = jnp.pad(codes.shift_u, (0, pad_u)), jnp.pad(codes.real_u, (0, pad_u))
