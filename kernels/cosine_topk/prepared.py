@@ -14,7 +14,6 @@ from jax.sharding import PartitionSpec as P
 
 from sbm_jax.kernels.cosine_topk import bounds
 from sbm_jax.kernels.cosine_topk.reference import CONSTANT
-from sbm_jax.mesh import put
 
 UNITS, VOXELS, IMAGES = "units", "voxels", "images"
 
@@ -22,6 +21,11 @@ UNITS, VOXELS, IMAGES = "units", "voxels", "images"
 def image_parts(mesh: Mesh) -> int:
     """Into how many parts a mesh cuts the images: 1 without an axis `images`."""
     return mesh.shape.get(IMAGES, 1)
+
+
+def put(x: np.ndarray, mesh: Mesh, spec: P) -> jax.Array:
+    """A host array that every process has, laid over the mesh; each process copies its own parts alone."""
+    return jax.make_array_from_callback(x.shape, NamedSharding(mesh, spec), lambda index: x[index])
 
 
 @dataclass(frozen=True)
@@ -110,9 +114,9 @@ def prepare(responses_nv: np.ndarray, center: bool, mesh: Mesh | None) -> Prepar
     padding_n = -n % parts
     padded = np.pad(responses_nv, ((0, padding_n), (0, -n_voxels % (mesh.shape[VOXELS] * parts))))
     if parts == 1:
-        y_nv, real_v = unit_columns(put(padded, NamedSharding(mesh, P(None, VOXELS))), center)
+        y_nv, real_v = unit_columns(put(padded, mesh, P(None, VOXELS)), center)
     else:
-        y_nv, real_v = unit_columns_over(mesh, center, n)(put(padded, NamedSharding(mesh, P(IMAGES, VOXELS))))
+        y_nv, real_v = unit_columns_over(mesh, center, n)(put(padded, mesh, P(IMAGES, VOXELS)))
     return Prepared(y_nv, real_v, n_voxels, center, mesh, padding_n)
 
 

@@ -13,13 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from sbm_jax.kernels.codes import SparseCodes
 from sbm_jax.kernels.cosine_topk import xla
-from sbm_jax.kernels.cosine_topk.prepared import IMAGES, UNITS, VOXELS, Prepared, image_parts
-from sbm_jax.mesh import put, to_host
+from sbm_jax.kernels.cosine_topk.prepared import IMAGES, UNITS, VOXELS, Prepared, image_parts, put
 
 
 def cosine_topk_both(
@@ -32,9 +32,10 @@ def cosine_topk_both(
     precision: str = "f32",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """As `xla.cosine_topk_both`, spread over the mesh that the responses lie on; the result is whole on every process."""
-    values_v, units_v, values_u, voxels_u = to_host(
-        sharded_topk(codes, responses, k_voxel, k_unit, memory_bytes=memory_bytes, precision=precision)
-    )
+    lists = sharded_topk(codes, responses, k_voxel, k_unit, memory_bytes=memory_bytes, precision=precision)
+    if not lists[0].is_fully_addressable:
+        lists = multihost_utils.process_allgather(lists, tiled=True)
+    values_v, units_v, values_u, voxels_u = (np.asarray(x) for x in lists)
     n_units, n_voxels = _count(codes), responses.n_voxels
     return values_v[:n_voxels], units_v[:n_voxels], values_u[:n_units], voxels_u[:n_units]
 
@@ -91,7 +92,7 @@ def search_program(
         code_specs: Any = xla.UnitCodes(*specs)
     else:
         host, code_specs = np.pad(np.asarray(codes, np.float32), (pad_n, pad_u)), P(rows, UNITS)
-    operand = jax.tree.map(lambda x, spec: put(x, NamedSharding(mesh, spec)), host, code_specs)
+    operand = jax.tree.map(lambda x, spec: put(x, mesh, spec), host, code_specs)
     bu, bv = xla.block_sizes(local_n, local_u, local_v * parts, memory_bytes // mesh.size)
     bv = max(32, bv // parts // 32 * 32)
     sizes = (responses.n_images, n_units, responses.n_voxels, local_u, local_v, k_voxel, k_unit)
