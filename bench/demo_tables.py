@@ -65,6 +65,51 @@ def alignment(subjects: dict[str, Any]) -> str:
     return table(["features", *columns], rows)
 
 
+def beyond(summary: dict[str, Any]) -> str:
+    """Mean held-out r of the two subjects: the best unit, of as many candidates for all, one-to-one, and joint models."""
+    width = summary["backbone"]["width"]
+
+    def equal(record: dict[str, Any], mode: str) -> float:
+        (row,) = [row for row in record["modes"][mode] if row["units"] == width]
+        return row["held_out"]
+
+    def joint(record: dict[str, Any], mode: str, model: str) -> float | None:
+        return record["modes"][mode]["rois"]["all responsive"][model] if mode in record["modes"] else None
+
+    ways = {
+        "best unit": lambda s, mode: summary["subjects"][s]["modes"][mode]["held_out_mean"],
+        f"of {width} per layer": lambda s, mode: equal(summary["sizes"][s], mode),
+        "one-to-one": lambda s, mode: summary["assign"][s][mode]["rois"]["all responsive"]["one_to_one_held_out"],
+        "matching pursuit": lambda s, mode: joint(summary["joint"][s], mode, "omp"),
+        f"ridge, {width} predictors": lambda s, mode: joint(summary["joint"][s], mode, "ridge"),
+    }
+
+    def cell(values: list[float | None]) -> str:
+        known = [value for value in values if value is not None]
+        return f"{np.mean(known):.3f}" if known else "-"
+
+    subjects = list(summary["subjects"])
+    modes = titles(summary["subjects"][subjects[0]]["modes"])
+    rows = [
+        [title, *(cell([way(s, mode) for s in subjects]) for way in ways.values())] for mode, title in modes.items()
+    ]
+    return table(["features", *ways], rows)
+
+
+def _interval(ends: list[float]) -> str:
+    return f"{ends[0]:+.3f} to {ends[1]:+.3f}"
+
+
+def pooling(summary: dict[str, Any]) -> str:
+    """Held-out r with the code averaged over all patches and over the voxel's own field, early areas."""
+    rows = []
+    for roi in ("prf-visualrois/V1", "prf-visualrois/V2", "prf-visualrois/V3", "prf-visualrois/hV4", "floc-faces"):
+        parts = [record["rois"][roi] for record in summary["pooling"].values()]
+        cells = [f"{x['uniform_held_out']:.3f} to {x['held_out']:.3f} ({_interval(x['gain_interval'])})" for x in parts]
+        rows.append([roi.rsplit("/", 1)[-1].removeprefix("floc-"), *cells])
+    return table(["area", *summary["pooling"]], rows)
+
+
 def text(summary: dict[str, Any]) -> str:
     modes = summary["recovery"]["modes"]
     silent = modes["patch_mean"]["all"]["silent"]
@@ -82,6 +127,17 @@ The {silent["vertices"]:,} vertices that respond to nothing score {silent["held_
 The paper's table with held-out columns, mean of the two subjects, over responsive voxels:
 
 {alignment(summary["subjects"])}
+
+Other ways to count, held-out r over responsive voxels, mean of the two subjects (docs/methods.md): the best of as many units for
+all features (1,000 voxels); every unit for one voxel at most; up to five units by matching pursuit; ridge on equally many
+predictors:
+
+{beyond(summary)}
+
+A receptive field for every voxel (patch SAE, mean): held-out r with the code averaged over all patches, to that over the
+fitted field, and the 95 % interval of the gain:
+
+{pooling(summary)}
 
 """
 
