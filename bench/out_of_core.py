@@ -87,7 +87,8 @@ class Run:
 
     def __init__(self, folder: Path, layers: int, voxels: int, memory_mb: int, shuffles: int, k_unit: int):
         self.folder, self.specs = folder, SPECS
-        align = AlignConfig(select="none", memory_mb=memory_mb, shuffles=shuffles, k_unit=k_unit)
+        # a run refuses k_unit 0, since `assign` needs the units' lists; here it times one direction
+        align = AlignConfig(select="none", memory_mb=memory_mb, shuffles=shuffles).model_copy(update={"k_unit": k_unit})
         self.config = SimpleNamespace(align=align, encode=SimpleNamespace(modes=["cls"]))
         subject = SimpleNamespace(name="subj01", n_voxels=voxels)
         self.facts = SimpleNamespace(subjects=[subject], hooks=hooks(layers))
