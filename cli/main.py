@@ -102,6 +102,7 @@ def _add_stage(name: str, text: str) -> None:
     ) -> None:
         from sbm_jax import pipeline, processes
         from sbm_jax.plan import refuse_extract, steps
+        from sbm_jax.progress import log
         from sbm_jax.store.lock import run_lock
 
         context = make_context(config_path, overrides, out)
@@ -115,9 +116,11 @@ def _add_stage(name: str, text: str) -> None:
         start_if_needed(context, (name,), machine)
         with run_lock(out):
             pipeline.run(context, (name,))
-            for step in steps(context):
-                if step.stage == name and processes.is_first():
-                    click.echo(str(step.spec.path(context.stores)))
+            made = [step for step in steps(context) if step.stage == name]
+            if not made:
+                log(f"{name}: this configuration has nothing for it to make")
+            for step in made if processes.is_first() else ():
+                click.echo(str(step.spec.path(context.stores)))
 
     if name == "train":
         text = "Compile the steps, print what they take of every device, and stop."
