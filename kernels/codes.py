@@ -34,6 +34,16 @@ class SparseCodes(NamedTuple):
         return dense
 
 
+def count_units(codes: SparseCodes | np.ndarray) -> int:
+    """Units of sparse or dense codes."""
+    return codes.n_units if isinstance(codes, SparseCodes) else codes.shape[1]
+
+
+def rows_of(codes: SparseCodes | np.ndarray, index: np.ndarray | slice) -> SparseCodes | np.ndarray:
+    """Sparse or dense codes of some of the images."""
+    return codes.rows(index) if isinstance(codes, SparseCodes) else codes[index]
+
+
 def unit_values(
     codes: SparseCodes, center: bool, constant: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

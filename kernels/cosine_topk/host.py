@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from sbm_jax.kernels.codes import SparseCodes, unit_values
+from sbm_jax.kernels.codes import SparseCodes, count_units, unit_values
 from sbm_jax.kernels.cosine_topk import cost
 from sbm_jax.kernels.cosine_topk.lists import MOST_KEPT, WIDTH, Lists
 from sbm_jax.kernels.cosine_topk.prepared import Prepared
@@ -38,7 +38,7 @@ def cosine_topk_both(
     if max(k_voxel, k_unit) > MOST_KEPT:
         raise NotImplementedError(f"lists are longer than {MOST_KEPT}")
     n = responses.y_nv.shape[0]
-    n_units = codes.n_units if isinstance(codes, SparseCodes) else codes.shape[1]
+    n_units = count_units(codes)
     bu, bv = block_sizes(n, memory_bytes)
     real_v = np.asarray(responses.real_v)[: responses.n_voxels]
     by_voxel, by_unit = Lists(responses.n_voxels, k_voxel), Lists(n_units, k_unit)

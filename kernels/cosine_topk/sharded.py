@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from sbm_jax.kernels.codes import SparseCodes
+from sbm_jax.kernels.codes import SparseCodes, count_units
 from sbm_jax.kernels.cosine_topk import xla
 from sbm_jax.kernels.cosine_topk.prepared import IMAGES, UNITS, VOXELS, Prepared, image_parts, put
 
@@ -36,12 +36,8 @@ def cosine_topk_both(
     if not lists[0].is_fully_addressable:
         lists = multihost_utils.process_allgather(lists, tiled=True)
     values_v, units_v, values_u, voxels_u = (np.asarray(x) for x in lists)
-    n_units, n_voxels = _count(codes), responses.n_voxels
+    n_units, n_voxels = count_units(codes), responses.n_voxels
     return values_v[:n_voxels], units_v[:n_voxels], values_u[:n_units], voxels_u[:n_units]
-
-
-def _count(codes: SparseCodes | np.ndarray) -> int:
-    return codes.n_units if isinstance(codes, SparseCodes) else codes.shape[1]
 
 
 def sharded_topk(
@@ -75,7 +71,7 @@ def search_program(
     mesh = responses.mesh
     if mesh is None:
         raise NotImplementedError("no mesh was given")
-    n_units, parts = _count(codes), image_parts(mesh)
+    n_units, parts = count_units(codes), image_parts(mesh)
     local_n, local_u = responses.y_nv.shape[0] // parts, -(-n_units // mesh.shape[UNITS])
     local_v = responses.y_nv.shape[1] // (mesh.shape[VOXELS] * parts)
     pad_n, pad_u = (0, responses.padding_n), (0, local_u * mesh.shape[UNITS] - n_units)

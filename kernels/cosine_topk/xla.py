@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sbm_jax.kernels.codes import SparseCodes, unit_values
+from sbm_jax.kernels.codes import SparseCodes, count_units, unit_values
 from sbm_jax.kernels.cosine_topk.merge import merge_topk
 from sbm_jax.kernels.cosine_topk.precision import product
 from sbm_jax.kernels.cosine_topk.prepared import IMAGES, Prepared, unit_columns
@@ -55,7 +55,7 @@ def cosine_topk_both(
     """
     if responses.split_images:
         raise NotImplementedError("images are split over the devices of a mesh")
-    n_units = codes.n_units if isinstance(codes, SparseCodes) else codes.shape[1]
+    n_units = count_units(codes)
     bu, bv = block_sizes(responses.y_nv.shape[0], n_units, responses.n_voxels, memory_bytes)
     operand = prepare_codes(codes, responses.center) if isinstance(codes, SparseCodes) else codes
     out = topk_blocks(

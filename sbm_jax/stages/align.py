@@ -14,7 +14,7 @@ import numpy as np
 
 from sbm_jax.axes import SAE_MODES, TOKEN_KIND
 from sbm_jax.errors import UserError
-from sbm_jax.kernels import SparseCodes
+from sbm_jax.kernels.codes import rows_of
 from sbm_jax.progress import progress
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.crossfit import CrossFit
@@ -144,7 +144,7 @@ class _Brain:
         at = np.searchsorted(rows, self.images.rows)
 
         def taken(mask: np.ndarray) -> Codes:
-            return codes.rows(at[mask]) if isinstance(codes, SparseCodes) else codes[at[mask]]
+            return rows_of(codes, at[mask])
 
         held_out = None if self.sets.held_out is None else taken(self.sets.held_out)
         return taken(self.sets.select), held_out, None if self.fit is None else taken(np.ones(len(at), bool))

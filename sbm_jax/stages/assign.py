@@ -10,11 +10,9 @@ from sbm_jax.kernels.cosine_topk.paired import paired_rows, unit_rows
 from sbm_jax.progress import progress
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.image_sets import image_sets
-from sbm_jax.stages.inputs import chosen_rois, n_units, read_betas, read_codes, responsive, subject_images
+from sbm_jax.stages.inputs import n_units, read_betas, read_codes, region_masks, responsive, subject_images
 from sbm_jax.stages.matching import Candidates, candidates, matching_prices, one_to_one, transport, upper_bounds
 from sbm_jax.store.store import Store
-
-ALL = "all responsive"
 
 
 def run(ctx: Context, name: str) -> Store:
@@ -28,7 +26,7 @@ def run(ctx: Context, name: str) -> Store:
     """
     align, betas = ctx.open(ctx.specs.align[name]), ctx.open(ctx.specs.betas[name])
     alive = responsive(betas, ctx.config.align.min_ncsnr)
-    rois = _rois(ctx, name, alive)
+    rois = region_masks(ctx.config.roi, ctx.subjects, ctx.dataset.subject(name), alive)
     writer = ctx.writer(ctx.specs.assign[name])
     modes = align.json("index.json")["modes"]
     record: dict[str, Any] = {}
@@ -147,13 +145,6 @@ def _per_voxel(c: Candidates, flow: np.ndarray, scores: np.ndarray | None, alive
     if scores is not None:
         out[alive] = np.bincount(c.voxels[used], flow[used] * scores[used], c.n_voxels) * c.n_voxels
     return out
-
-
-def _rois(ctx: Context, name: str, alive: np.ndarray) -> dict[str, np.ndarray]:
-    """Responsive voxels of the ROIs that are large enough, bool [v]."""
-    own = ctx.dataset.subject(name).rois
-    masks = {roi: own[roi] & alive for roi in chosen_rois(ctx.config.roi.names, ctx.subjects) if roi in own}
-    return {ALL: alive, **{roi: mask for roi, mask in masks.items() if mask.sum() >= ctx.config.roi.min_voxels}}
 
 
 def _mean(x: np.ndarray) -> float:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from sbm_jax.kernels import SparseCodes
-from sbm_jax.kernels.cosine_topk.paired import paired_rows, unit_rows
+from sbm_jax.kernels.codes import count_units, rows_of
+from sbm_jax.kernels.cosine_topk.paired import unit_rows
 from sbm_jax.kernels.cosine_topk.prepared import Prepared
 from sbm_jax.stages.inputs import Codes
-from sbm_jax.stages.ranking import Engine, Ranking
+from sbm_jax.stages.ranking import Engine, Ranking, held_out_scores
 
 
 class CrossFit:
@@ -85,18 +85,10 @@ class _Fold:
 
     def piece(self, engine: Engine, layer: int, offset: int, codes: Codes) -> None:
         """Bring in the best of some units, scored on the fold's images."""
-        train, test = (_rows(codes, mask) for mask in (~self.test, self.test))
-        n_units = train.n_units if isinstance(train, SparseCodes) else train.shape[1]
-        found = engine.best(train, self.responses, min(self.list.keys.shape[1], n_units))
+        train, test = (rows_of(codes, np.flatnonzero(mask)) for mask in (~self.test, self.test))
+        found = engine.best(train, self.responses, min(self.list.keys.shape[1], count_units(train)))
         keys, units, signs = found.keys_vk, found.units_vk, found.signs_vk
-        wanted = self.list.entering(self.at, keys)
-        wanted[:, 0] = True
-        scores = signs * paired_rows(test, self.y_vn, np.where(wanted, units, -1))
+        scores = held_out_scores(self.list, self.at, found, test, self.y_vn)
         self.list.bring(self.at, keys, units + offset, signs, scores)
         one = slice(0, 1)
         self.layers[layer].bring(self.at, keys[:, one], units[:, one] + offset, signs[:, one], scores[:, one])
-
-
-def _rows(codes: Codes, mask: np.ndarray) -> Codes:
-    index = np.flatnonzero(mask)
-    return codes.rows(index) if isinstance(codes, SparseCodes) else codes[index]

@@ -8,6 +8,7 @@ import numpy as np
 
 from sbm_jax.axes import SAE_MODES
 from sbm_jax.brain.dataset import Subject
+from sbm_jax.config import RoiConfig
 from sbm_jax.errors import UserError
 from sbm_jax.kernels.codes import SparseCodes
 from sbm_jax.store.store import Store
@@ -93,6 +94,18 @@ def chosen_rois(names: list[str], subjects: list[Subject], key: str = "roi.names
         return names
     early = [name for area in _AREAS if (name := f"prf-visualrois/{area}") in known]
     return early + [name for name in known if "/" not in name and name != "prf-visualrois"]
+
+
+ALL_RESPONSIVE = "all responsive"
+
+
+def region_masks(
+    config: RoiConfig, subjects: list[Subject], subject: Subject, inside_v: np.ndarray
+) -> dict[str, np.ndarray]:
+    """bool [v]: the voxels `inside_v` as `ALL_RESPONSIVE`, and those of every region to report that holds enough of them."""
+    names = [name for name in chosen_rois(config.names, subjects) if name in subject.rois]
+    masks = {name: subject.rois[name] & inside_v for name in names}
+    return {ALL_RESPONSIVE: inside_v} | {name: mask for name, mask in masks.items() if mask.sum() >= config.min_voxels}
 
 
 def short_roi(name: str) -> str:

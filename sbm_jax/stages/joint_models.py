@@ -13,6 +13,7 @@ import numpy as np
 from sbm_jax.config import JointConfig
 from sbm_jax.errors import UserError
 from sbm_jax.kernels import SparseCodes, ridge
+from sbm_jax.kernels.codes import rows_of
 from sbm_jax.kernels.cosine_topk.paired import chosen_columns
 from sbm_jax.kernels.pursuit.xla import pursue
 from sbm_jax.stages.image_sets import LEAST, ImageSets
@@ -87,7 +88,7 @@ class Pool:
         responses = engine.prepare(y_nv[rows])
         everyone, ranking = np.arange(y_nv.shape[1]), Ranking(y_nv.shape[1], k)
         for layer, codes in enumerate(self.layers):
-            part = codes.rows(rows) if isinstance(codes, SparseCodes) else codes[rows]
+            part = rows_of(codes, rows)
             found = engine.best(part, responses, min(k, self.units_per_layer))
             units = found.units_vk + layer * self.units_per_layer
             ranking.bring(everyone, found.keys_vk, units, found.signs_vk, None)

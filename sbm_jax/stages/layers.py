@@ -11,7 +11,7 @@ from sbm_jax.kernels.cosine_topk.paired import chosen_columns
 from sbm_jax.progress import progress
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.image_sets import image_sets
-from sbm_jax.stages.inputs import chosen_rois, n_units, read_betas, read_codes, responsive, subject_images
+from sbm_jax.stages.inputs import n_units, read_betas, read_codes, region_masks, responsive, subject_images
 from sbm_jax.stages.profile_draws import FEWEST, LEVEL, ProfileDraws, block_voxels, draw_weights, profile_draws
 from sbm_jax.statistics import ALPHA
 from sbm_jax.store.store import Store, StoreWriter
@@ -80,9 +80,8 @@ def run(ctx: Context) -> Store:
 
 def _masks(ctx: Context, subject: Subject, alive: np.ndarray) -> dict[str, np.ndarray]:
     """Responsive voxels of every region that has enough, and of all; bool [v]."""
-    names = [name for name in chosen_rois(ctx.config.roi.names, ctx.subjects) if name in subject.rois]
-    masks = {"all responsive": alive} | {name: subject.rois[name] & alive for name in names}
-    return {name: mask for name, mask in masks.items() if mask.sum() >= ctx.config.roi.min_voxels}
+    config = ctx.config.roi
+    return region_masks(config, ctx.subjects, subject, alive) if alive.sum() >= config.min_voxels else {}
 
 
 def _no_intervals(ctx: Context, scoring: np.ndarray | None) -> str | None:

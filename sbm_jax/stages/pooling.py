@@ -22,14 +22,13 @@ from sbm_jax.stages.best_units import best_units
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.fields import UNIFORM, Fields, field_grid, gaussian_weights, in_image
 from sbm_jax.stages.image_sets import ImageSets, image_sets
-from sbm_jax.stages.inputs import chosen_rois, read_betas, responsive, subject_images
+from sbm_jax.stages.inputs import ALL_RESPONSIVE, chosen_rois, read_betas, responsive, subject_images
 from sbm_jax.stages.members import Code, read_member
 from sbm_jax.stages.pooled_search import PooledSearch, Scored, Split
 from sbm_jax.stages.pooled_sums import Patches
 from sbm_jax.stages.pooling_summary import centre_record, gain_draws, roi_record
 from sbm_jax.store.store import Store
 
-_ALL = "all responsive"
 # unit, field, centre_x, ... are of the kind that `pooling.field` names first.
 _EMPTY = {"unit": (-1, np.int32), "field": (-1, np.int32), "shuffled_field": (-1, np.int32), "prf_unit": (-1, np.int32)}
 
@@ -234,7 +233,7 @@ def _centres(
 def _rois(ctx: Context, subject: Subject) -> dict[str, np.ndarray]:
     names = ctx.config.pooling.rois or chosen_rois(ctx.config.roi.names, ctx.subjects)
     rois = {name: subject.rois[name] for name in names if name in subject.rois}
-    return {_ALL: np.ones(subject.n_voxels, bool), **rois}
+    return {ALL_RESPONSIVE: np.ones(subject.n_voxels, bool), **rois}
 
 
 def _document(

@@ -9,6 +9,7 @@ import numpy as np
 
 from sbm_jax.config import AlignConfig
 from sbm_jax.kernels import cosine_topk_both, prepare_responses
+from sbm_jax.kernels.cosine_topk.paired import paired_rows
 from sbm_jax.kernels.cosine_topk.precision import Precision
 from sbm_jax.kernels.cosine_topk.prepared import Prepared
 from sbm_jax.mesh import make_mesh
@@ -112,6 +113,15 @@ class Ranking:
                 known = getattr(self, name)
                 both = np.concatenate([known[at], found[some]], axis=1)
                 known[at] = np.take_along_axis(both, order, axis=1)
+
+
+def held_out_scores(ranking: Ranking, at: np.ndarray, found: Found, codes: Codes, y_vn: np.ndarray) -> np.ndarray:
+    """Similarity on other images, with the sign of the selection, of the candidates that come into the lists of the voxels `at`
+    and of each voxel's first, float32 [len(at), k]; NaN for others. codes, y_vn: of those images, responses as unit rows.
+    """
+    wanted = ranking.entering(at, found.keys_vk)
+    wanted[:, 0] = True
+    return found.signs_vk * paired_rows(codes, y_vn, np.where(wanted, found.units_vk, -1))
 
 
 def empty(*shape: int) -> tuple[np.ndarray, np.ndarray]:

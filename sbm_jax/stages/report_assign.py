@@ -6,7 +6,7 @@ from typing import Any
 
 from sbm_jax.axes import MODE_TITLES
 from sbm_jax.report.data import Column, Table
-from sbm_jax.stages.assign import ALL
+from sbm_jax.stages.inputs import ALL_RESPONSIVE
 
 _NOTE = (
     "Over {voxels:,} responsive voxels; what is not matched counts as 0. Best unit: voxels may share it. One-to-one: every unit "
@@ -49,11 +49,11 @@ def _ordered(modes: dict[str, Any]) -> list[str]:
 
 
 def _note(modes: dict[str, Any]) -> str:
-    return _NOTE.format(voxels=next(iter(modes.values()))["rois"][ALL]["voxels"])
+    return _NOTE.format(voxels=next(iter(modes.values()))["rois"][ALL_RESPONSIVE]["voxels"])
 
 
 def _row(mode: str, record: dict[str, Any]) -> list[Any]:
-    means, bounds = record["rois"][ALL], record["bounds"]
+    means, bounds = record["rois"][ALL_RESPONSIVE], record["bounds"]
     row = [MODE_TITLES[mode], record["units"], means["argmax"], means["argmax_held_out"], means["distinct"]]
     row += [means["one_to_one"], bounds["one_to_one"]["upper"], means["one_to_one_held_out"], means["unmatched"]]
     return row + ([means["soft"], bounds["soft"]["upper"], means["soft_held_out"]] if "soft" in bounds else [])

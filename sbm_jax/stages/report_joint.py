@@ -10,7 +10,7 @@ from sbm_jax.axes import MODE_TITLES, WIDTH_MODES
 from sbm_jax.brain.dataset import Subject
 from sbm_jax.report.data import Column, LayerCurve, Table
 from sbm_jax.stages.context import Context
-from sbm_jax.stages.inputs import chosen_rois, short_roi
+from sbm_jax.stages.inputs import ALL_RESPONSIVE, region_masks, short_roi
 
 _MODELS = ("unit", "omp", "ridge", "ridge_layer")
 _KEYS = {"omp": "omp_chosen", "ridge": "ridge_held_out", "ridge_layer": "ridge_layer_held_out"}
@@ -26,7 +26,7 @@ def joint_summary(ctx: Context, subject: Subject, ceiling_v: np.ndarray) -> dict
     if subject.name not in ctx.specs.joint:
         return {}
     store = ctx.open(ctx.specs.joint[subject.name])
-    facts, config = store.json("joint.json"), ctx.config.roi
+    facts = store.json("joint.json")
     ceiling = np.sqrt(np.where(ceiling_v > 0, ceiling_v, np.nan))
     modes: dict[str, Any] = {}
     for mode in ctx.config.joint_modes:
@@ -38,12 +38,7 @@ def joint_summary(ctx: Context, subject: Subject, ceiling_v: np.ndarray) -> dict
             for key, name in _KEYS.items()
             if key != "ridge_layer" or mode in WIDTH_MODES
         }
-        masks = {"all responsive": fitted}
-        masks |= {
-            name: subject.rois[name] & fitted
-            for name in chosen_rois(config.names, ctx.subjects)
-            if name in subject.rois and (subject.rois[name] & fitted).sum() >= config.min_voxels
-        }
+        masks = region_masks(ctx.config.roi, ctx.subjects, subject, fitted)
         modes[mode] = {
             **facts["modes"][mode],
             "atoms": float(atoms[fitted].mean()),
@@ -92,7 +87,7 @@ def _models(name: str, record: dict[str, Any]) -> Table:
     rows = []
     for mode in _ordered(record):
         facts = record["modes"][mode]
-        row = facts["rois"]["all responsive"]
+        row = facts["rois"][ALL_RESPONSIVE]
         values = [row[f"{model}{end}"] for model in _MODELS for end in ("", "_of_ceiling")]
         rows.append([MODE_TITLES[mode], facts["predictors"], *values, facts["atoms"]])
     images = record["images"]

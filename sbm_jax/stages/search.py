@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from sbm_jax.kernels import merge_topk
+from sbm_jax.kernels.codes import count_units
 from sbm_jax.kernels.cosine_topk.paired import paired_rows, unit_rows
 from sbm_jax.kernels.cosine_topk.prepared import Prepared
 from sbm_jax.stages.inputs import Codes
 from sbm_jax.stages.null import KEPT, Null
-from sbm_jax.stages.ranking import Engine, Ranking, empty, from_keys
+from sbm_jax.stages.ranking import Engine, Ranking, empty, from_keys, held_out_scores
 from sbm_jax.statistics import fdr_adjusted
 
 
@@ -74,15 +75,11 @@ class Search:
                 self._permuted(group, permuted, layer * self.units_per_layer + first_unit, select, held_out)
 
     def _observed(self, layer: int, first_unit: int, select: Codes, held_out: Codes | None) -> None:
-        n_units, v, offset = n_columns(select), self.block, layer * self.units_per_layer + first_unit
+        n_units, v, offset = count_units(select), self.block, layer * self.units_per_layer + first_unit
         k_voxel, k_unit = min(self.list.keys.shape[1], n_units), min(self.k_unit, len(v))
         found = self.engine.best(select, self.select, k_voxel, k_unit)
         keys, units, signs = found.keys_vk, found.units_vk, found.signs_vk
-        scores = None
-        if held_out is not None:
-            wanted = self.list.entering(v, keys)
-            wanted[:, 0] = True
-            scores = signs * paired_rows(held_out, self.y_held_out, np.where(wanted, units, -1))
+        scores = None if held_out is None else held_out_scores(self.list, v, found, held_out, self.y_held_out)
         self.list.bring(v, keys, units + offset, signs, scores)
         one = slice(0, 1)
         self.layers[layer].bring(
@@ -202,8 +199,3 @@ class _Permuted:
         kept = [held_out for b, (_, held_out) in zip(group, orders, strict=True) if b < KEPT]
         rows = [np.take(self.y_held_out_vn, order, axis=1) for order in kept]
         return responses, np.concatenate(rows) if rows else self.y_held_out_vn[:0]
-
-
-def n_columns(codes: Codes) -> int:
-    """Units of sparse or dense codes."""
-    return codes.shape[1] if isinstance(codes, np.ndarray) else codes.n_units

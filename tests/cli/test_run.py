@@ -29,23 +29,7 @@ STAGES = (
     "recovery",
     "report",
 )
-STORES = (
-    "dataset",
-    "betas",
-    "extract",
-    "train",
-    "encode",
-    "align",
-    "assign",
-    "sizes",
-    "joint",
-    "pooling",
-    "rsa",
-    "roi",
-    "layers",
-    "recovery",
-    "report",
-)
+STORES = ("dataset", *STAGES)
 KIND = {"extract": "activations", "train": "saes", "encode": "codes"}
 
 

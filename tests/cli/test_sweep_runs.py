@@ -236,19 +236,7 @@ def test_slurm_makes_the_same_stores_and_a_killed_task_is_made_again(made, slurm
     assert (folder / "index.html").read_bytes() == (made.folder / "index.html").read_bytes()
 
 
-AFTER_TRAINING = (
-    "encode",
-    "align",
-    "assign",
-    "sizes",
-    "joint",
-    "pooling",
-    "rsa",
-    "roi",
-    "layers",
-    "recovery",
-    "report",
-)
+AFTER_TRAINING = ("encode", *LATE[2:])
 
 
 @pytest.mark.slow
