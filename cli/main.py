@@ -34,6 +34,12 @@ _STAGES = {
     "roi": "Find the units that each ROI prefers, and what they show.",
     "layers": "Place each voxel in the depth of the network.",
     "recovery": "Score how well the planted truth of a simulated dataset is found.",
+    "exemplars": "Find the images, and the patches in them, that drive each wanted unit most.",
+    "explain": "Name units: labels, segmentations or a zero-shot model judge their exemplars.",
+    "emergence": "Follow concepts and low-level tuning along the layers.",
+    "match": "Find the same units in two dictionaries.",
+    "edit": "Change units inside the frozen backbone and measure what becomes of its answers.",
+    "stability": "Compare dictionaries, voxel assignments and headline numbers that were made again.",
     "report": "Write the page, the summary, figures and surface maps.",
     "rdms": "Compare every layer with the RDMs that a dataset brings instead of responses.",
 }

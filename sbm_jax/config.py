@@ -8,19 +8,22 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from sbm_jax.axes import MODES, OPTIONAL_MODES, SAE_MODES
+from sbm_jax.axes import MODES, OPTIONAL_MODES, SAE_MODES, TOKEN_KIND
+from sbm_jax.config_meaning import (
+    EditConfig,
+    EmergenceConfig,
+    ExemplarsConfig,
+    ExplainConfig,
+    MatchConfig,
+    StabilityConfig,
+)
+from sbm_jax.config_section import Section
 from sbm_jax.config_text import apply_override, describe, read_yaml, unknown_keys
 from sbm_jax.errors import UserError
 
 Mode = Literal["cls", "patch_mean", "patch_max", "raw", "pca", "random", "random_relu", "untrained"]
-
-
-class Section(BaseModel):
-    """A frozen group of settings in which an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class DemoConfig(Section):
@@ -249,7 +252,7 @@ _LAMBDAS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000]
 class JointConfig(Section):
     """Models of a responsive voxel from several units. Modes that are not encoded are left out; without any the stage is."""
 
-    modes: list[Mode] = ["cls", "patch_mean", "raw"]
+    modes: list[Mode] = Field(default=["cls", "patch_mean", "raw"])
     atoms: int = Field(default=5, ge=1, description="most units in a voxel's matching pursuit")
     candidates: int = Field(default=20, ge=1, description="best units of a voxel, over all layers, that it picks from")
     predictors: int = Field(default=0, ge=0, description="predictors p of every ridge; 0 means the backbone's width")
@@ -311,6 +314,12 @@ class Config(Section):
     joint: JointConfig = JointConfig()
     layers: LayersConfig = LayersConfig()
     pooling: PoolingConfig = PoolingConfig()
+    exemplars: ExemplarsConfig = ExemplarsConfig()
+    explain: ExplainConfig = ExplainConfig()
+    emergence: EmergenceConfig = EmergenceConfig()
+    match: MatchConfig = MatchConfig()
+    edit: EditConfig = EditConfig()
+    stability: StabilityConfig = StabilityConfig()
     report: ReportConfig = ReportConfig()
     devices: int = Field(default=0, ge=0, description="devices to use; 0 means all that JAX finds")
 
@@ -328,6 +337,14 @@ class Config(Section):
     def sae_modes(self) -> list[str]:
         """The encoded modes that need an autoencoder, in the fixed order of `axes.SAE_MODES`."""
         return [m for m in SAE_MODES if m in self.encode.modes]
+
+    @property
+    def kinds(self) -> list[str]:
+        """Kinds of tokens, of the backbone itself, whose autoencoders are looked into: those of `exemplars.kinds` that some
+        encoded mode needs.
+        """
+        trained = {TOKEN_KIND[mode] for mode in self.sae_modes}
+        return [kind for kind in self.exemplars.kinds if kind in trained]
 
     @property
     def joint_modes(self) -> list[str]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from sbm_jax.axes import REAL_KINDS, SAE_MODES, TOKEN_KIND, WIDTH_MODES
 from sbm_jax.errors import UserError
+from sbm_jax.plan_meaning import meaning_steps
+from sbm_jax.plan_step import H100, Machine, Step
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.facts import SubjectFacts, token_kinds
 from sbm_jax.stages.null import KEPT
 from sbm_jax.stages.online import by_backbone, encoding_images, image_bytes, kept_bytes, training_images
-from sbm_jax.store.spec import StoreSpec
 from sbm_jax.store.store import PARTIAL
 
 STAGES = (
@@ -31,44 +31,16 @@ STAGES = (
     "roi",
     "layers",
     "recovery",
+    "exemplars",
+    "explain",
+    "emergence",
+    "match",
+    "edit",
+    "stability",
     "report",
     "rdms",
 )
 TOGETHER = ("align",)  # stages that make the stores of all subjects at once
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Assumed rates: floating-point operations per second in the products, bytes per second to and from disk."""
-
-    name: str
-    flops: float
-    disk: float
-
-
-# Assumptions, not measurements: float32 products at half of the data sheet's 67 TFLOP/s, one local NVMe disk.
-H100 = Machine("one H100", 33e12, 1.5e9)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One store to be made: by which stage, how large, at what cost. `argument` is the subject of per-subject stages.
-
-    bytes: on disk while it is made. flops: floating-point operations. memory: bytes of arrays on host and devices together,
-    without the interpreter and libraries. reads: bytes read from disk beside its own.
-    """
-
-    stage: str
-    spec: StoreSpec
-    bytes: float
-    flops: float
-    argument: str | None = None
-    memory: float = 0
-    reads: float = 0
-
-    def seconds(self, machine: Machine) -> float:
-        """Work and disk traffic one after the other, at the machine's rates: an upper bound where they overlap."""
-        return self.flops / machine.flops + (self.bytes + self.reads) / machine.disk
 
 
 def run_steps(ctx: Context, steps: Sequence[Step]) -> None:
@@ -229,6 +201,7 @@ def _steps(ctx: Context) -> Iterator[Step]:
     )
     if specs.recovery is not None:
         yield Step("recovery", specs.recovery, 1e4, 0)
+    yield from meaning_steps(ctx)
     yield Step("report", specs.report, 2e7, 0)
 
 

@@ -21,7 +21,7 @@ from sbm_jax.sae.stream import Activations, array_name
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.controls import Controls, codes, fit
 from sbm_jax.stages.image_sets import autoencoder_sets
-from sbm_jax.stages.members import Code, Member, read_member
+from sbm_jax.stages.members import Code, Member, member_numbers, read_member
 from sbm_jax.store.store import Store, StoreWriter
 
 _SHARD_IMAGES = 256
@@ -38,13 +38,11 @@ def run(ctx: Context) -> Store:
         that training may see.
     """
     acts, saes = ctx.activations, ctx.open(ctx.specs.saes)
-    # Members of the sweep come behind those of the primary setting, and are not encoded.
-    members = list(dict.fromkeys((m["kind"], m["hook"]) for m in saes.json("metrics.json")["members"]))
     writer = ctx.writer(ctx.specs.codes)
     n = ctx.facts.n_images
     shard = min(_SHARD_IMAGES, n)
     hooks, modes = ctx.facts.hooks, ctx.config.encode.modes
-    params = {member: read_member(saes, a) for a, member in enumerate(members)}
+    params = {member: read_member(saes, a) for member, a in member_numbers(saes).items()}
     u, code = saes.array("b_enc").shape[1], Code(ctx.config.train.objective, ctx.config.train.k)
     tokens, d = acts.array(array_name(hooks[0], "patch")).shape[1:]
     seen, _ = autoencoder_sets(ctx.dataset.images.shared)

@@ -39,3 +39,11 @@ def read_member(saes: Store, a: int) -> Member:
         *(jnp.asarray(saes.read(name, slice(a, a + 1))[0]) for name in ("w_enc", "b_enc", "w_dec", "b_dec"))
     )
     return Member(norm, params, jnp.asarray(saes.read("threshold", slice(a, a + 1))[0]))
+
+
+def member_numbers(saes: Store) -> dict[tuple[str, str], int]:
+    """Number in the store of the autoencoder of every (token kind, hook) at the primary setting; those of a sweep come behind."""
+    found: dict[tuple[str, str], int] = {}
+    for a, member in enumerate(saes.json("metrics.json")["members"]):
+        found.setdefault((member["kind"], member["hook"]), a)
+    return found

@@ -31,7 +31,16 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "roi": ("betas", "encode"),
     "layers": ("align",),
     "recovery": ("layers",),
-    "report": ("assign", "sizes", "joint", "pooling", "rsa", "roi", "layers", "recovery"),
+    "exemplars": ("dataset", "extract", "align", "roi"),
+    "explain": ("exemplars",),
+    "emergence": ("explain",),
+    "match": ("exemplars",),
+    "edit": ("exemplars",),
+    "stability": ("align",),
+    "report": (
+        *("assign", "sizes", "joint", "pooling", "rsa", "roi", "layers", "recovery"),
+        *("exemplars", "explain", "emergence", "match", "edit", "stability"),
+    ),
     "rdms": ("dataset", "extract"),
 }
 

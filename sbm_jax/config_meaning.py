@@ -1,0 +1,69 @@
+"""Settings of the stages that say what units mean."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from sbm_jax.config_section import Section
+
+
+class ExemplarsConfig(Section):
+    """The images that drive each wanted unit most."""
+
+    kinds: list[Literal["patch", "cls"]] = Field(
+        default=["patch", "cls"], min_length=1, description="token kinds; those without an autoencoder are left out"
+    )
+    probe: str = Field(default="stimuli", description="`stimuli`, or a folder of pictures")
+    score: Literal["max", "mean"] = Field(default="max", description="of an image: over its patches")
+    top: int = Field(default=20, ge=1, description="images kept per unit")
+    units: list[str] = Field(
+        default_factory=list,
+        description="KIND/HOOK/UNIT, such as patch/block03.resid/17, beside those of voxels and ROIs",
+    )
+    random: int = Field(default=50, ge=0, description="units per layer and kind drawn as controls, of those that fire")
+    batch: int = Field(default=64, ge=1, description="images per step, over all devices")
+    memory_mb: int = Field(default=1024, ge=16, description="budget for lists and heat maps in memory")
+    seed: int = 0
+
+
+class ExplainConfig(Section):
+    """Names for units. A judge without data is left out."""
+
+    labels: str = Field(default="", description="CSV of image labels; empty: the dataset's own, where it has any")
+    masks: str = Field(default="", description="segmentation folder; empty: the dataset's own, where it has one")
+    clip: str = Field(default="", description="model with a text tower that judges zero-shot; empty: none")
+    prompts: str = Field(default="", description="YAML of groups of prompts; empty: the shipped six groups")
+    own_judge: bool = Field(default=False, description="allow `clip` to be the backbone that is judged")
+    stable: int = Field(
+        default=10, ge=0, description="a unit is stable when one concept has more than this many exemplars"
+    )
+    bootstrap: int = Field(default=1000, ge=0, description="draws of units for intervals; 0: none")
+    seed: int = 0
+
+
+class EmergenceConfig(Section):
+    """Where along the layers concepts and low-level tuning appear."""
+
+    concepts: list[str] = Field(default_factory=list, description="empty: all that a judge knows")
+    bootstrap: int = Field(default=1000, ge=0, description="draws of units for intervals; 0: none")
+    seed: int = 0
+
+
+class MatchConfig(Section):
+    """The same concept in two dictionaries."""
+
+    seed: int = 0
+
+
+class EditConfig(Section):
+    """Causal tests on the frozen backbone."""
+
+    seed: int = 0
+
+
+class StabilityConfig(Section):
+    """What stays when something is done again."""
+
+    seed: int = 0

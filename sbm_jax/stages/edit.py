@@ -1,0 +1,14 @@
+"""edit: not written yet."""
+
+from __future__ import annotations
+
+from sbm_jax.stages.context import Context
+from sbm_jax.store.store import Store
+
+
+def run(ctx: Context) -> Store:
+    """PLACEHOLDER, to be replaced."""
+    assert ctx.specs.edit is not None
+    writer = ctx.writer(ctx.specs.edit)
+    writer.put_json("edit.json", {})
+    return writer.commit()

@@ -1,0 +1,63 @@
+"""The identity of the stores that say what units mean. One function per stage; None where a configuration has no use for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sbm_jax.config import Config
+from sbm_jax.stages.facts import Facts
+from sbm_jax.store.spec import StoreSpec
+
+
+def meaning_specs(
+    config: Config, facts: Facts, made: Mapping[str, StoreSpec], betas: Mapping[str, str], aligned: Mapping[str, str]
+) -> dict[str, StoreSpec | None]:
+    """made: activations, saes, codes and roi. betas, aligned: names of stores by subject."""
+    if not config.kinds:
+        return dict.fromkeys(("exemplars", "explain", "emergence", "match", "edit", "stability"))
+    names = {kind: spec.name for kind, spec in made.items()}
+    exemplars = _exemplars(config, facts, names, aligned)
+    explain = _explain(config, facts, names, exemplars)
+    return {
+        "exemplars": exemplars,
+        "explain": explain,
+        "emergence": _emergence(config, facts, names, explain),
+        "match": _match(config, facts, names, exemplars),
+        "edit": _edit(config, facts, names, exemplars, aligned),
+        "stability": _stability(config, facts, names, betas, aligned),
+    }
+
+
+def _exemplars(config: Config, facts: Facts, names: Mapping[str, str], aligned: Mapping[str, str]) -> StoreSpec:
+    settings = {"exemplars": config.exemplars.model_dump(exclude={"batch", "memory_mb"}), "kinds": config.kinds}
+    inputs = {"saes": names["saes"], "activations": names["activations"], "roi": names["roi"], **aligned}
+    return StoreSpec("exemplars", 1, settings, inputs)
+
+
+def _explain(config: Config, facts: Facts, names: Mapping[str, str], exemplars: StoreSpec) -> StoreSpec:
+    settings = {"explain": config.explain.model_dump()}
+    return StoreSpec("explain", 1, settings, {"exemplars": exemplars.name, "roi": names["roi"]})
+
+
+def _emergence(config: Config, facts: Facts, names: Mapping[str, str], explain: StoreSpec) -> StoreSpec:
+    settings = {"emergence": config.emergence.model_dump()}
+    return StoreSpec("emergence", 1, settings, {"explain": explain.name, "codes": names["codes"], "roi": names["roi"]})
+
+
+def _match(config: Config, facts: Facts, names: Mapping[str, str], exemplars: StoreSpec) -> StoreSpec:
+    inputs = {"codes": names["codes"], "saes": names["saes"], "exemplars": exemplars.name}
+    return StoreSpec("match", 1, {"match": config.match.model_dump()}, inputs)
+
+
+def _edit(
+    config: Config, facts: Facts, names: Mapping[str, str], exemplars: StoreSpec, aligned: Mapping[str, str]
+) -> StoreSpec:
+    inputs = {"saes": names["saes"], "exemplars": exemplars.name, "roi": names["roi"], **aligned}
+    return StoreSpec("edit", 1, {"edit": config.edit.model_dump()}, inputs)
+
+
+def _stability(
+    config: Config, facts: Facts, names: Mapping[str, str], betas: Mapping[str, str], aligned: Mapping[str, str]
+) -> StoreSpec:
+    inputs = {"codes": names["codes"], "saes": names["saes"], **{f"betas {k}": v for k, v in betas.items()}, **aligned}
+    return StoreSpec("stability", 1, {"stability": config.stability.model_dump()}, inputs)
