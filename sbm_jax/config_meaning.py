@@ -13,7 +13,8 @@ class ExemplarsConfig(Section):
     """The images that drive each wanted unit most."""
 
     kinds: list[Literal["patch", "cls"]] = Field(
-        default=["patch", "cls"], min_length=1, description="token kinds; those without an autoencoder are left out"
+        default=["patch", "cls"],
+        description="token kinds; those without an autoencoder are left out, and without any all stages up to `stability`",
     )
     probe: str = Field(default="stimuli", description="`stimuli`, or a folder of pictures")
     score: Literal["max", "mean"] = Field(default="max", description="of an image: over its patches")
