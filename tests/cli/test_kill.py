@@ -26,7 +26,7 @@ SAID = (
     "train: 4 autoencoders",
     "train: 60 steps",
     "encode:",
-    "align:",
+    "align cls:",
 )
 CLOCK = ("1/4", "3/4")
 UP_TO_ALIGN = ("dataset", "betas", "activations", "saes", "codes", "align")
@@ -118,7 +118,7 @@ def test_killed_again_and_again(reference, program, tmp_path):
     out = tmp_path / "run"
     words = ("run", "--config", reference.config, "--out", out)
     rng = random.Random(99)
-    for moment in ("extract:", "train: 60 steps", "align:"):
+    for moment in ("extract:", "train: 60 steps", "align cls:"):
         killed(program.command(*words), program.environment, moment, reference.seconds, rng)
     program(*words)
     assert hashes(out) == reference.files
