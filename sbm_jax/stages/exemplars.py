@@ -104,7 +104,7 @@ def _step(batch: int, budget: int, per_image: int, devices: int) -> int:
 
 
 def group(dictionaries: Sequence[Dictionary], budget: int, e: int) -> list[list[Dictionary]]:
-    """Dictionaries that are searched in one pass, in order; as many as the budget holds. Raises UserError where one is too large."""
+    """Dictionaries of one pass after the other, as many as the budget holds. Raises UserError where one is too large."""
     out: list[list[Dictionary]] = []
     room = 0
     for d in dictionaries:
