@@ -159,7 +159,9 @@ def search(
         entered = lists[i].take(first, np.asarray(scores)[:count, units])
         heat = lists[i].heat
         if heat is not None and len(entered.image):
-            heat[entered.row, entered.slot] = heat_maps(mesh, codes, entered.image, units[entered.row])
+            heat[entered.row, entered.slot] = heat_maps(
+                mesh, codes, entered.image, units[entered.row], len(dictionaries[i].why)
+            )
         advance(count)
     out, n = [], len(probe.ids)
     for d, found, total in zip(dictionaries, lists, sums, strict=True):
