@@ -27,10 +27,10 @@ from sbm_jax.stages.match_search import (
     Decoders,
     Lists,
     Matching,
+    best_by_chance,
     best_by_codes,
     firing,
     match_one_to_one,
-    permuted,
     without_rare,
 )
 from sbm_jax.store.store import Store, StoreWriter
@@ -103,9 +103,7 @@ def _compare(
     a, b = (without_rare(codes, config.least_images) for codes in (codes_a, codes_b))
     budget = config.memory_mb << 20
     found = best_by_codes(a, b, config.top, budget)
-    null = [best_by_codes(a, permuted(b, config.seed, draw), 1, budget) for draw in range(config.shuffles)]
-    none = {"a": np.zeros((a.n_units, 0), np.float32), "b": np.zeros((b.n_units, 0), np.float32)}
-    chance = {side: np.hstack([none[side], *(getattr(one, f"{side}_values") for one in null)]) for side in "ab"}
+    chance = dict(zip("ab", best_by_chance(a, b, config.shuffles, config.seed, budget), strict=True))
     one = match_one_to_one(found)
     for side in "ab":
         writer.put(f"{name}/{side}/best_units", getattr(found, f"{side}_units"), dimensions=("u", "k"))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sbm_jax.kernels import SparseCodes, cosine_topk_both, merge_topk
@@ -43,13 +46,11 @@ def best_by_codes(a: SparseCodes, b: SparseCodes, k: int, memory_bytes: int) -> 
     k_a, k_b = min(k, u_b), min(k, u_a)
     a_keys, a_units = empty(u_a, k_a)
     b_keys, b_units = empty(u_b, k_b)
-    size = min(u_b, max(256, memory_bytes // (16 * n)))
-    for start in range(0, u_b, size):
-        block = np.arange(start, min(start + size, u_b))
+    for block in _blocks(u_b, max(256, memory_bytes // (16 * n))):
         y_nb = chosen_columns(b, block).T
         found = cosine_topk_both(a, y_nb, k_b, min(k_a, len(block)), memory_bytes=memory_bytes)
         b_keys[block], b_units[block] = as_keys(found[0]), found[1]
-        keys, units = merge_topk(a_keys, a_units, as_keys(found[2]), found[3] + start, k_a)
+        keys, units = merge_topk(a_keys, a_units, as_keys(found[2]), found[3] + block[0], k_a)
         a_keys, a_units = np.asarray(keys), np.asarray(units)
     return Lists(*_partners(a_keys, a_units), *_partners(b_keys, b_units))
 
@@ -61,9 +62,42 @@ def _partners(keys: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return np.where(real, values, np.nan).astype(np.float32), np.where(real, units, -1).astype(np.int32)
 
 
-def permuted(codes: SparseCodes, seed: int, draw: int) -> SparseCodes:
-    """The codes with their images in another order."""
-    return codes.rows(np.random.default_rng([seed, draw]).permutation(codes.n_images))
+def best_by_chance(
+    a: SparseCodes, b: SparseCodes, draws: int, seed: int, memory_bytes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Largest r of every unit with any unit of the other dictionary when the images of `b` are permuted, float32 [u_a, draws] and
+    [u_b, draws]; NaN for units with a constant code. Blocks of both are dense, an eighth of the budget each.
+    """
+    out = [np.full((codes.n_units, draws), -np.inf, np.float32) for codes in (a, b)]
+    real = [np.zeros(codes.n_units, bool) for codes in (a, b)]
+    orders = [np.random.default_rng([seed, draw]).permutation(b.n_images) for draw in range(draws)]
+    size = max(256, memory_bytes // (32 * a.n_images))
+    for mine in _blocks(a.n_units, size):
+        a_un = unit_rows(chosen_columns(a, mine))
+        real[0][mine] = a_un.any(axis=1)
+        for theirs in _blocks(b.n_units, size):
+            b_un = unit_rows(chosen_columns(b, theirs))
+            real[1][theirs] = b_un.any(axis=1)
+            there = (jnp.asarray(a_un), jnp.asarray(b_un), jnp.asarray(real[0][mine]), jnp.asarray(real[1][theirs]))
+            for draw, order in enumerate(orders):
+                for side, block, most in zip((0, 1), (mine, theirs), _largest(*there, order), strict=True):
+                    out[side][block, draw] = np.maximum(out[side][block, draw], np.asarray(most))
+    to_b, to_a = (np.where(np.isfinite(x) & told[:, None], x, np.nan) for x, told in zip(out, real, strict=True))
+    return to_b, to_a
+
+
+@jax.jit
+def _largest(
+    a_un: jax.Array, b_un: jax.Array, real_a: jax.Array, real_b: jax.Array, order_n: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Largest product of every row of a with the rows of b that are real, and the other way round; b's images in another order."""
+    r = jnp.einsum("an,bn->ab", a_un, b_un[:, order_n], precision=jax.lax.Precision.HIGHEST)
+    to_b, to_a = jnp.where(real_b[None, :], r, -jnp.inf), jnp.where(real_a[:, None], r, -jnp.inf)
+    return to_b.max(axis=1), to_a.max(axis=0)
+
+
+def _blocks(units: int, size: int) -> list[np.ndarray]:
+    return [np.arange(i, min(i + size, units)) for i in range(0, units, size)]
 
 
 @dataclass(frozen=True)
@@ -132,6 +166,11 @@ class Decoders:
 
     def turned(self, seed: int) -> Decoders:
         """b under a random rotation: its rows keep their angles to each other, and lose their place among the neurons."""
-        d = self.b.shape[1]
-        q, r = np.linalg.qr(np.random.default_rng([seed, d]).standard_normal((d, d)))
-        return Decoders(self.a, (self.b @ (q * np.sign(np.diag(r)))).astype(np.float32))
+        return Decoders(self.a, self.b @ _rotation(self.b.shape[1], seed))
+
+
+@functools.lru_cache(maxsize=2)
+def _rotation(d: int, seed: int) -> np.ndarray:
+    """A random orthogonal matrix, uniformly distributed (Mezzadri 2007), float32 [d, d]."""
+    q, r = np.linalg.qr(np.random.default_rng([seed, d]).standard_normal((d, d)))
+    return (q * np.sign(np.diag(r))).astype(np.float32)
