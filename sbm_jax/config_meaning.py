@@ -81,4 +81,13 @@ class EditConfig(Section):
 class StabilityConfig(Section):
     """What stays when something is done again."""
 
+    variants: list[list[str]] = Field(
+        default_factory=list,
+        description="settings to compare with, each a list such as [train.seed=1]; their stores must be in the same folder",
+    )
+    modes: list[Literal["cls", "patch_mean", "patch_max"]] = Field(
+        default=["cls", "patch_mean"], description="those that are not encoded are left out"
+    )
+    voxels: int = Field(default=500, ge=1, description="responsive voxels looked at, drawn by seed")
+    draws: int = Field(default=5, ge=1, description="random halves of the images")
     seed: int = 0

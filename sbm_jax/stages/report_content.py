@@ -30,6 +30,7 @@ from sbm_jax.stages.report_recovery import recovery_tables
 from sbm_jax.stages.report_saes import sae_plots, sae_tables
 from sbm_jax.stages.report_selection import chosen_on, similarity_text, told_over, warnings
 from sbm_jax.stages.report_sizes import size_plots, size_tables
+from sbm_jax.stages.report_stability import stability_tables
 
 METHODS = (
     (
@@ -87,6 +88,7 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -
             *depth_tables(summary, ctx.config.report.mode),
             *sae_tables(summary),
             *match_tables(summary["match"]),
+            *stability_tables(summary["agreement"]),
             *_roi_tables(summary),
             *_rsa_tables(ctx, summary),
             *pooling_tables(summary),

@@ -36,7 +36,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "emergence": ("explain",),
     "match": ("dataset", "extract", "encode"),
     "edit": ("exemplars",),
-    "stability": ("align",),
+    "stability": ("betas", "encode", "align", "rsa", "roi", "recovery"),
     "report": (
         *("assign", "sizes", "joint", "pooling", "rsa", "roi", "layers", "recovery"),
         *("exemplars", "explain", "emergence", "match", "edit", "stability"),
