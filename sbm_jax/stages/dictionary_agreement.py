@@ -28,7 +28,7 @@ def between_seeds(ctx: Context) -> Iterator[Row]:
     """
     if not sweep_seeds(ctx.config):
         return
-    saes = ctx.open(ctx.specs.saes)
+    saes, seed, budget = ctx.open(ctx.specs.saes), ctx.config.stability.seed, ctx.config.match.memory_mb << 20
     members, w_dec, alive = seed_members(saes), saes.read("w_dec"), saes.read("rate") > 0
     seeds = [ctx.config.train.seed, *sweep_seeds(ctx.config)]
     for kind in ctx.config.kinds:
@@ -38,7 +38,7 @@ def between_seeds(ctx: Context) -> Iterator[Row]:
             for i, one in enumerate(seeds):
                 for two in seeds[i + 1 :]:
                     a, b = members[kind, hook, one], members[kind, hook, two]
-                    best, paired, turned = decoder_agreement(w_dec[a], w_dec[b], alive[a], alive[b], ctx)
+                    best, paired, turned = decoder_agreement(w_dec[a], w_dec[b], alive[a], alive[b], seed, budget)
                     found["best decoder cosine"].append(best)
                     found["one-to-one decoder cosine"].append(paired)
                     chance.append(turned)
@@ -48,7 +48,7 @@ def between_seeds(ctx: Context) -> Iterator[Row]:
 
 
 def decoder_agreement(
-    w_a: np.ndarray, w_b: np.ndarray, alive_a: np.ndarray, alive_b: np.ndarray, ctx: Context
+    w_a: np.ndarray, w_b: np.ndarray, alive_a: np.ndarray, alive_b: np.ndarray, seed: int, memory_bytes: int
 ) -> tuple[float, float, float]:
     """Mean largest cosine and mean one-to-one cosine (`sae.stability.Stability`) of live units [u, d], and the former with the rows
     of b rotated at random; NaN where a dictionary has no live unit.
@@ -58,7 +58,7 @@ def decoder_agreement(
     found = stability(w_a, w_b, alive_a=alive_a, alive_b=alive_b)
     parts = [np.where(alive, 0, -1)[:, None].astype(np.int32) for alive in (alive_a, alive_b)]
     nothing = Lists(np.zeros((0, 0)), parts[0], np.zeros((0, 0)), parts[1])
-    turned = Decoders.of(w_a, w_b, nothing).turned(ctx.config.stability.seed).best(ctx.config.match.memory_mb << 20)
+    turned = Decoders.of(w_a, w_b, nothing).turned(seed).best(memory_bytes)
     sides = [x[np.isfinite(x)].mean(dtype=np.float64) for x in (turned.a_values, turned.b_values)]
     return found.mean_max_cosine, found.mean_matched_cosine, float(np.mean(sides))
 
@@ -70,7 +70,7 @@ def between_dictionaries(own: Context, other: Context, label: str) -> Iterator[R
     """
     if own.specs.saes == other.specs.saes:
         return
-    config = own.config.match
+    config, seed, budget = own.config.match, own.config.stability.seed, own.config.match.memory_mb << 20
     rows = image_rows(own.facts.n_images, config.images, config.seed)
     load = Loader(own, [other], rows)
     stores = [run.open(run.specs.saes) for run in (own, other)]
@@ -81,10 +81,10 @@ def between_dictionaries(own: Context, other: Context, label: str) -> Iterator[R
             names = [Dictionary(kind, hook, run.config.train.seed, other=i - 1) for i, run in enumerate((own, other))]
             (codes_a, w_a), (codes_b, w_b) = load(names[0]), load(names[1])
             live = [alive[i][members[i][kind, hook, names[i].seed]] for i in range(2)]
-            cosine.append(decoder_agreement(w_a, w_b, live[0], live[1], own))
+            cosine.append(decoder_agreement(w_a, w_b, live[0], live[1], seed, budget))
             a, b = (without_rare(x, config.least_images) for x in (codes_a, codes_b))
-            found = best_by_codes(a, b, config.top, config.memory_mb << 20)
-            null = best_by_chance(a, b, 1, config.seed, config.memory_mb << 20)
+            found = best_by_codes(a, b, config.top, budget)
+            null = best_by_chance(a, b, 1, config.seed, budget)
             codes.append(
                 (
                     _both(found.a_values[:, 0], found.b_values[:, 0]),

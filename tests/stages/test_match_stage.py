@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -141,7 +143,7 @@ def test_which_dictionaries_are_compared():
     own = Own(("patch", "cls"), ("h0", "h1", "h2"), 0, (5,))
     other = Own(("patch",), ("g0", "g1", "g2", "g3", "g4"), 3, (), "dino", 0)
 
-    def named(kind: str, which: str) -> list[tuple[str, str, int]]:
+    def named(kind: str, which: Literal["near", "all"]) -> list[tuple[str, str, int]]:
         return [(a.hook, b.run + b.hook, b.seed) for a, b in pairs(own, [other], which) if a.kind == b.kind == kind]
 
     layers, seeds = [("h0", "h1", 0), ("h1", "h2", 0)], [(h, h, 5) for h in own.hooks]
@@ -181,7 +183,7 @@ def test_other_runs_are_found_and_what_is_wrong_is_said(tmp_path):
     ],
 )
 def test_a_run_with_other_images_is_refused(ids, mark, said):
-    def run(ids: tuple[str, ...], mark: str) -> SimpleNamespace:
+    def run(ids: tuple[str, ...], mark: str) -> Any:
         images = SimpleNamespace(images=SimpleNamespace(ids=ids))
         return SimpleNamespace(dataset=images, facts=SimpleNamespace(images_fingerprint=mark), out="elsewhere")
 
@@ -252,9 +254,10 @@ def test_the_store_of_the_tiny_run(tiny, tiny_context, stores, correlation):
 
 def test_a_run_compared_with_itself_agrees_with_every_layer(tiny, tmp_path):
     for name in ("own", "other"):
-        shutil.copytree(tiny.out / "stores", tmp_path / name / "stores", copy_function=shutil.os.link)
+        shutil.copytree(tiny.out / "stores", tmp_path / name / "stores", copy_function=os.link)
     config = load_config(tiny.config, [f"match.others=[{tmp_path / 'other'}]", "match.shuffles=1"])
     ctx = Context(config, tmp_path / "own")
+    assert ctx.specs.match
     assert ctx.specs.match.inputs["other 0"] == tiny.store("codes").name
     store = match.run(ctx)
     found = [p for p in json.loads((store.path / "match.json").read_text())["pairs"] if p["b"]["run"] == "other"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +26,8 @@ from sbm_jax.sweep.grid import Run
 from sbm_jax.sweep.plan import plan_sweep
 
 CLOSE = 2e-6
-ENGINE = Engine(None, 1 << 26, False)
+BUDGET = 1 << 26
+ENGINE = Engine(None, BUDGET, False)
 
 
 def random_codes(rng: np.random.Generator, n: int, u: int) -> np.ndarray:
@@ -117,16 +118,13 @@ def test_jaccard_and_its_chance_against_every_set():
 
 
 def test_decoders_of_one_dictionary_and_of_unrelated_ones(rng):
-    ctx = SimpleNamespace(
-        config=SimpleNamespace(stability=SimpleNamespace(seed=0), match=SimpleNamespace(memory_mb=64))
-    )
     w, other, alive = rng.standard_normal((40, 16)), rng.standard_normal((40, 16)), np.ones(40, bool)
     alive[:4] = False
-    best, paired, chance = decoder_agreement(w, w[rng.permutation(40)], np.ones(40, bool), np.ones(40, bool), ctx)
+    best, paired, chance = decoder_agreement(w, w[rng.permutation(40)], np.ones(40, bool), np.ones(40, bool), 0, BUDGET)
     assert best == pytest.approx(1, abs=1e-5) and paired == pytest.approx(1, abs=1e-5) and chance < 0.8
-    best, paired, chance = decoder_agreement(w, other, alive, alive, ctx)
+    best, paired, chance = decoder_agreement(w, other, alive, alive, 0, BUDGET)
     assert best == pytest.approx(chance, abs=0.03) and paired < best
-    assert np.isnan(decoder_agreement(w, other, ~np.ones(40, bool), alive, ctx)).all()
+    assert np.isnan(decoder_agreement(w, other, ~np.ones(40, bool), alive, 0, BUDGET)).all()
 
 
 def test_a_row_leaves_out_what_is_not_known():
@@ -157,13 +155,16 @@ def test_a_variant_that_was_not_made_names_the_commands(tiny):
         StoreError, match=r"--set train\.seed=1 .*sbm-jax sweep CONFIG --grid train\.seed=0,1 --out OUT"
     ):
         open_variants(ctx)
-    names = [spec.name for spec in (ctx.specs.saes, ctx.specs.codes, ctx.specs.match)]
     plain = Context(load_config(tiny.config), tiny.out)
-    assert names == [spec.name for spec in (plain.specs.saes, plain.specs.codes, plain.specs.match)]
-    assert ctx.specs.stability.name != plain.specs.stability.name == tiny.store("stability").name
-    assert {"variant 0 saes", "variant 1 codes", "variant 1 subj01", "variant 0 recovery"} <= set(
-        ctx.specs.stability.inputs
-    )
+    assert [ctx.specs.saes, ctx.specs.codes, ctx.specs.match] == [
+        plain.specs.saes,
+        plain.specs.codes,
+        plain.specs.match,
+    ]
+    with_variants, without = ctx.specs.stability, plain.specs.stability
+    assert with_variants and without
+    assert with_variants.name != without.name == tiny.store("stability").name
+    assert {"variant 0 saes", "variant 1 codes", "variant 1 subj01", "variant 0 recovery"} <= set(with_variants.inputs)
 
 
 def test_a_sweep_makes_the_variants_first(tiny):
@@ -173,6 +174,7 @@ def test_a_sweep_makes_the_variants_first(tiny):
     ]
     sweep = plan_sweep([Run(i, {"train.seed": i}, config) for i, config in enumerate(configs)], tiny.out)
     spec = Context(configs[0], tiny.out).specs.stability
+    assert spec
     wanted = {store for name, store in spec.inputs.items() if name.startswith("variant")}
     assert wanted and wanted <= set(sweep.jobs[spec.name].needs)
 
@@ -223,7 +225,7 @@ def test_roi_contrasts_of_two_subjects_against_a_plain_product(tiny, stores, cor
 
 
 def test_a_variant_with_other_permutations_has_the_same_units(tiny, tmp_path):
-    shutil.copytree(tiny.out / "stores", tmp_path / "stores", copy_function=shutil.os.link)
+    shutil.copytree(tiny.out / "stores", tmp_path / "stores", copy_function=os.link)
     label = "align.seed=3"
     made = Context(load_config(tiny.config, [label]), tmp_path)
     for stage in ("align", "rsa", "layers", "recovery"):
@@ -242,7 +244,7 @@ def test_a_variant_with_other_permutations_has_the_same_units(tiny, tmp_path):
 @pytest.mark.slow
 def test_another_seed_is_less_alike_than_itself_and_more_than_chance(tiny, tmp_path):
     """Trained longer than the tiny run, so that there is something to find again."""
-    shutil.copytree(tiny.out / "stores", tmp_path / "stores", copy_function=shutil.os.link)
+    shutil.copytree(tiny.out / "stores", tmp_path / "stores", copy_function=os.link)
     settings, label = ["train.steps=150", "train.sweep.seed=[2]"], "train.seed=1"
     for overrides in ((*settings, label), settings):
         made = Context(load_config(tiny.config, overrides), tmp_path)
