@@ -31,18 +31,17 @@ class Variant:
 def variants(config: Config) -> list[Variant]:
     """Those of `stability.variants`. Raises UserError for a key or value that is none, no difference, or other data or layers."""
     out = []
+    plain = config.model_copy(update={"stability": config.stability.model_copy(update={"variants": []})})
     for overrides in config.stability.variants:
         where = f"stability.variants {overrides}"
-        raw = config.model_dump(mode="json")
-        raw["stability"]["variants"] = []
-        found = parse_config(raw, overrides, where)
+        found = parse_config(plain.model_dump(mode="json"), overrides, where)
         for part in _FIXED:
             if getattr(found, part) != getattr(config, part):
                 raise UserError(
                     f"{where}: it changes `{part}`; a variant has the run's images, brains and layers. Compare other backbones "
                     "with match.others."
                 )
-        if found == parse_config(raw, (), where):
+        if found == plain:
             raise UserError(f"{where}: these are the run's own settings; a variant must differ in something")
         out.append(Variant(tuple(overrides), found))
     return out
