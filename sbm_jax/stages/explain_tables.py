@@ -63,7 +63,7 @@ def effect_interval(effects: np.ndarray, control: np.ndarray, draw: Draw | None)
     are drawn too. NaN without units or draws.
     """
     nan = float("nan")
-    out = dict.fromkeys(("effect_low", "effect_high", "gain_low", "gain_high"), nan)
+    out: dict[str, float] = dict.fromkeys(("effect_low", "effect_high", "gain_low", "gain_high"), nan)
     out["gain"] = float(effects.mean() - control.mean()) if len(effects) and len(control) else nan
     if draw is None or not len(effects):
         return out

@@ -23,9 +23,9 @@ def dataset_labels(labels: Mapping[str, np.ndarray]) -> ImageJudge:
     largest = extents.argmax(axis=1)
     shows = np.zeros(extents.shape, bool)
     shows[np.arange(len(shows)), largest] = extents.max(axis=1) > 0
-    seen = ~np.isnan(np.stack([np.asarray(labels[name], np.float64) for name in names])).all(axis=0)
+    seen = np.any([np.isfinite(np.asarray(labels[name], np.float64)) for name in names], axis=0)
     about = "the dataset's labels: an image shows the concept of greatest relative extent"
-    return ImageJudge("labels", about, tuple(names), shows, seen, exclusive=True)
+    return ImageJudge("labels", about, tuple(names), shows, np.asarray(seen), exclusive=True)
 
 
 def file_labels(path: Path, ids: Sequence[str]) -> ImageJudge:

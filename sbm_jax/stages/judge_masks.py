@@ -59,7 +59,7 @@ class MaskJudge:
         if not parts:
             empty = np.zeros((0, len(self.concepts)))
             return Counts(empty.astype(np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64), scores(*[empty] * 5))
-        shown, judged = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        shown, judged = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
         more = {key: np.concatenate([part[2][key] for part in parts]) for key in parts[0][2]}
         best = np.nan_to_num(more["f1"])
         return Counts(shown, judged, np.where(best.max(axis=1) > 0, best.argmax(axis=1), NONE), more)

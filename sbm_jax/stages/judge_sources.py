@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+
 from sbm_jax.backbones.describe import describe_backbone
 from sbm_jax.config import Config
 from sbm_jax.config_text import read_yaml
 from sbm_jax.demo import CLIP_FOLDER
 from sbm_jax.errors import UserError
 from sbm_jax.stages.facts import Facts, identity
+from sbm_jax.stages.probe import STIMULI
 
 PROMPTS = Path(__file__).parent / "prompts.yaml"
 OWN_MASKS = "masks"  # folder of a dataset
-STIMULI = "stimuli"
 
 
 def judge_identity(config: Config, facts: Facts) -> dict[str, str]:
