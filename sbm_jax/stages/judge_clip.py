@@ -49,7 +49,7 @@ def group_embeddings(backbone: Backbone, prompts: Mapping[str, Sequence[str]]) -
     if backbone.text is None:
         raise UserError(f"explain.clip: {backbone.folder} has no text tower; give a CLIP or SigLIP model")
     ids = backbone.tokenize([text for group in prompts.values() for text in group])
-    encoded = np.asarray(jax.jit(text_features)(backbone.text, ids), np.float32)
+    encoded = np.array(jax.jit(text_features)(backbone.text, ids), np.float32)
     encoded /= np.linalg.norm(encoded, axis=1, keepdims=True)
     ends = np.cumsum([len(group) for group in prompts.values()])
     means = np.stack([part.mean(axis=0) for part in np.split(encoded, ends[:-1])])
