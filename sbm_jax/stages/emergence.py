@@ -112,19 +112,19 @@ def _curves(
 ) -> dict[int, dict[str, Any]]:
     """concept -> group -> curve. Draws of different layers and groups are independent of each other."""
 
-    def layer(l: int, rows: np.ndarray, concepts: list[int], *stream: int) -> dict[str, np.ndarray]:
-        weights = resample(len(rows), draws, [seed, l, len(rows), *stream]) if draws and len(rows) else None
-        return layer_draws(layers[l], rows, concepts, weights)
+    def drawn(layer: int, rows: np.ndarray, concepts: list[int], *stream: int) -> dict[str, np.ndarray]:
+        weights = resample(len(rows), draws, [seed, layer, len(rows), *stream]) if draws and len(rows) else None
+        return layer_draws(layers[layer], rows, concepts, weights)
 
-    control = [layer(l, units.control, wanted, _RANDOM) for l, units in enumerate(layers)]
-    every = [layer(l, rows, wanted, _ASKED) for l, rows in enumerate(asked)]
+    control = [drawn(layer, units.control, wanted, _RANDOM) for layer, units in enumerate(layers)]
+    every = [drawn(layer, rows, wanted, _ASKED) for layer, rows in enumerate(asked)]
     out: dict[int, dict[str, Any]] = {}
     for column, c in enumerate(wanted):
         out[c] = {"asked": curve(every, control, column), "random": curve(control, control, column)}
         for key in [key for key in out[c]["random"] if key.startswith(("gain", "onset"))]:
             del out[c]["random"][key]  # of the random units over themselves
         if by_concept[c]:
-            own = [layer(l, rows, [c], _ROI, c) for l, rows in enumerate(by_concept[c])]
+            own = [drawn(layer, rows, [c], _ROI, c) for layer, rows in enumerate(by_concept[c])]
             out[c]["roi"] = curve(own, [_column(d, column) for d in control], 0)
     return out
 

@@ -39,7 +39,7 @@ def layer_draws(
         hits, stably = means[..., :c], means[..., 2 * c, None]
         with np.errstate(invalid="ignore", divide="ignore"):
             return {
-                "aligned": hits * len(rows),
+                "aligned": np.rint(hits * len(rows)),
                 "rate": hits / stably,
                 "effect": means[..., c : 2 * c] / means[..., 2 * c + 1, None],
             }
@@ -57,7 +57,8 @@ def curve(
     layers: Sequence[dict[str, np.ndarray]], control: Sequence[dict[str, np.ndarray]], column: int
 ) -> dict[str, Any]:
     """One concept's curve from `layer_draws` of a group and of the random units: lists over layers `units`, `stable`, `aligned`,
-    `rate`, `effect` and `gain`, the effect minus the random units', with `_low` and `_high`; and `onset`.
+    `rate`, `effect` and `gain`, the effect minus the random units', with `_low` and `_high`; `onset` of the gain, and
+    `onset_aligned`, of the share of units that are aligned minus the random units' share.
     """
     out: dict[str, Any] = {key: [int(d[key]) for d in layers] for key in ("units", "stable")}
     for key in ("aligned", "rate", "effect"):
@@ -79,7 +80,14 @@ def curve(
     )
     ends = percentile_interval(drawn_gain, LEVEL)
     out["gain_low"], out["gain_high"] = (x.tolist() for x in ends)
-    return out | {"onset": onset(gain, drawn_gain)}
+    pairs = list(zip(layers, control, strict=True))
+    share = np.array([_share(d, d["aligned"][column]) - _share(r, r["aligned"][column]) for d, r in pairs])
+    drawn_share = np.stack([_share(d, drawn(d, "aligned")) - _share(r, drawn(r, "aligned")) for d, r in pairs], axis=1)
+    return out | {"onset": onset(gain, drawn_gain), "onset_aligned": onset(share, drawn_share)}
+
+
+def _share(d: dict[str, np.ndarray], aligned: np.ndarray) -> np.ndarray:
+    return aligned / d["units"] if d["units"] else np.full(np.shape(aligned), np.nan)
 
 
 def onset(gain_l: np.ndarray, drawn_bl: np.ndarray) -> dict[str, Any]:

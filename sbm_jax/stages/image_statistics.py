@@ -50,9 +50,9 @@ def image_statistics(pixels_bhwc: np.ndarray) -> np.ndarray:
     With Y the luma in 0..1: its mean; its standard deviation (RMS contrast), the logarithm of that, and of the energy of all
     filters. Energy E(o, f) of a log-Gabor at orientation o and frequency f (Field 1987): sum over the spectrum |F|^2 |G_of|^2,
     which by Parseval is the mean of the squared local amplitude, of Y minus its mean under a Hann window, without which the
-    picture's border would be its strongest edge. orientation: sum over f of E, over the sum of all; frequency: sum over o alike;
-    equal shares for a picture without energy. Colour: means of the positive and negative parts of R - G and of B - (R + G) / 2, and of
-    sqrt((R - G)^2 + (B - (R + G) / 2)^2).
+    picture's border would be its strongest edge. orientation: sum over f of E, over the sum of all; frequency: sum over o
+    alike; equal shares for a picture without energy. Colour: means of the positive and negative parts of R - G and of
+    B - (R + G) / 2, and of sqrt((R - G)^2 + (B - (R + G) / 2)^2).
 
     Orientation is that of stripes: 0 deg stripes run up and down, 90 deg left and right; anticlockwise between, as seen.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ BATCH = 64
 
 
 def zero_shot_judge(
-    model: Path, prompts: Mapping[str, Sequence[str]], sources: Sequence[ImageSource], devices: Sequence[jax.Device]
+    model: Path, prompts: Mapping[str, Sequence[str]], sources: Sequence[ImageSource], devices: list[Any]
 ) -> ImageJudge:
     """Every image shows the group whose embedding is nearest to its own by cosine; a group's is the mean of the unit text
     embeddings of its prompts. Images go through the model once, in batches; only their scores [n, c] are kept.
