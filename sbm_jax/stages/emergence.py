@@ -10,7 +10,7 @@ from sbm_jax.axes import TOKEN_KIND
 from sbm_jax.errors import UserError
 from sbm_jax.progress import progress
 from sbm_jax.stages.context import Context
-from sbm_jax.stages.emergence_curves import curve, gallery, layer_draws, resample
+from sbm_jax.stages.emergence_curves import curve, gallery, group_of
 from sbm_jax.stages.exemplar_lists import CONTROL, read_exemplars
 from sbm_jax.stages.explain_names import judges_of, read_judged, roi_concept
 from sbm_jax.stages.explain_tables import Units
@@ -20,7 +20,7 @@ from sbm_jax.store.store import Store
 
 GALLERY = 5  # units per layer and concept
 _RANKING = "contrast"  # does not favour units that drive everything
-_ASKED, _ROI, _RANDOM = 0, 1, 2  # streams of random numbers
+_ASKED, _ROI = 2, 3  # streams of random numbers; an ROI's are from there on, by concept
 
 
 def run(ctx: Context) -> Store:
@@ -110,25 +110,17 @@ def _curves(
     draws: int,
     seed: int,
 ) -> dict[int, dict[str, Any]]:
-    """concept -> group -> curve. Draws of different layers and groups are independent of each other."""
-
-    def drawn(layer: int, rows: np.ndarray, concepts: list[int], *stream: int) -> dict[str, np.ndarray]:
-        weights = resample(len(rows), draws, [seed, layer, len(rows), *stream]) if draws and len(rows) else None
-        return layer_draws(layers[layer], rows, concepts, weights)
-
-    control = [drawn(layer, units.control, wanted, _RANDOM) for layer, units in enumerate(layers)]
-    every = [drawn(layer, rows, wanted, _ASKED) for layer, rows in enumerate(asked)]
-    out: dict[int, dict[str, Any]] = {}
-    for column, c in enumerate(wanted):
-        out[c] = {"asked": curve(every, control, column), "random": curve(control, control, column)}
-        for key in [key for key in out[c]["random"] if key.startswith(("gain", "onset"))]:
-            del out[c]["random"][key]  # of the random units over themselves
+    """concept -> group -> curve."""
+    random = [group_of(units, units.control, wanted) for units in layers]
+    every = [group_of(units, rows, wanted) for units, rows in zip(layers, asked, strict=True)]
+    made = {
+        "asked": curve(every, random, draws, seed, _ASKED),
+        "random": curve(random, random, 0, seed, _ASKED),
+    }
+    out: dict[int, dict[str, Any]] = {c: {name: made[name][i] for name in made} for i, c in enumerate(wanted)}
+    for i, c in enumerate(wanted):
+        del out[c]["random"]["gain"]  # over themselves
         if by_concept[c]:
-            own = [drawn(layer, rows, [c], _ROI, c) for layer, rows in enumerate(by_concept[c])]
-            out[c]["roi"] = curve(own, [_column(d, column) for d in control], 0)
+            own = [group_of(units, rows, [c]) for units, rows in zip(layers, by_concept[c], strict=True)]
+            (out[c]["roi"],) = curve(own, [g.column(i) for g in random], draws, seed, _ROI + c)
     return out
-
-
-def _column(drawn: dict[str, np.ndarray], column: int) -> dict[str, np.ndarray]:
-    """One concept of `layer_draws`."""
-    return {key: x if key in ("units", "stable") else x[..., column : column + 1] for key, x in drawn.items()}

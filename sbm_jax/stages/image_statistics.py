@@ -97,17 +97,17 @@ def _filters(side: int) -> tuple[np.ndarray, np.ndarray]:
     one = 0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(side) + 0.5) / side)
     down, right = np.meshgrid(np.fft.fftfreq(side, 1 / side), np.fft.rfftfreq(side, 1 / side), indexing="ij")
     radius = np.hypot(down, right)
-    radius[0, 0] = 1
     # Rows count downwards, angles anticlockwise from the right; waves along 0 deg are upright stripes.
     angle = np.arctan2(-down, right)
-    # Interior columns stand for two halves of the plane.
-    twice = np.where((right == 0) | ((side % 2 == 0) & (right == side // 2)), 1.0, 2.0)
-    twice[0, 0] = 0
+    twice = np.where(right == 0, 1.0, 2.0)  # the other columns stand for two halves of the plane
+    twice[(radius == 0) | (np.abs(down) == side / 2) | (right == side / 2)] = (
+        0  # Nyquist's has two orientations at once
+    )
     out = []
     for o in range(N_ORIENTATIONS):
         off = (angle - np.pi * o / N_ORIENTATIONS + np.pi / 2) % np.pi - np.pi / 2
         around = np.exp(-((off / (np.pi / N_ORIENTATIONS / 1.2)) ** 2))
         for f in FREQUENCIES:
-            along = np.exp(-((np.log(radius / f) / np.log(_BANDWIDTH)) ** 2))
+            along = np.exp(-((np.log(np.maximum(radius, 1) / f) / np.log(_BANDWIDTH)) ** 2))
             out.append((around * along * twice).ravel())
     return np.outer(one, one).astype(np.float32), np.stack(out, axis=1).astype(np.float32)
