@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from sbm_jax.bench.demo_tables import table
 from sbm_jax.axes import MODE_TITLES
+from sbm_jax.bench.demo_tables import table
 from sbm_jax.statistics import wilson_interval
 
 

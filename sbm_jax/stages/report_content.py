@@ -8,20 +8,17 @@ from typing import Any
 import numpy as np
 
 from sbm_jax.axes import MODE_TITLES
-from sbm_jax.images.sources import open_image
 from sbm_jax.report.data import (
     Column,
     LayerCurve,
     ReportData,
-    RoiExemplars,
     Table,
-    UnitCard,
 )
-from sbm_jax.report.thumbs import thumbnail
 from sbm_jax.stages.context import Context
-from sbm_jax.stages.inputs import relative_extents, short_roi
+from sbm_jax.stages.inputs import short_roi
 from sbm_jax.stages.report_assign import assign_tables
 from sbm_jax.stages.report_emergence import emergence_curves, emergence_tables
+from sbm_jax.stages.report_exemplars import roi_exemplars
 from sbm_jax.stages.report_explain import explain_tables
 from sbm_jax.stages.report_joint import joint_curves, joint_tables
 from sbm_jax.stages.report_layers import depth_tables, profile_curve
@@ -103,7 +100,7 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -
             *emergence_curves(summary, ctx.config.report.mode),
         ],
         plots=[*size_plots(summary), *sae_plots(summary), *pooling_plots(summary)],
-        exemplars=_exemplars(ctx),
+        exemplars=roi_exemplars(ctx),
         recovery=recovery_tables(recovery, chosen_on(align), told_over(data["shared"])) if recovery else None,
         methods=(("Similarity", similarity_text(align)), *METHODS),
         provenance=_provenance(ctx),
@@ -294,58 +291,6 @@ def _curves(ctx: Context, summary: dict[str, Any]) -> list[LayerCurve]:
 
 def _numbers(values: list[Any]) -> list[float]:
     return [_number(value) for value in values]
-
-
-def _exemplars(ctx: Context) -> list[RoiExemplars]:
-    """For each ROI of the first subject the units that contrast it most, over all layers, with their exemplars."""
-    config, mode = ctx.config.report, ctx.config.report.mode
-    if mode not in ctx.config.roi.modes:
-        return []
-    roi = ctx.open(ctx.specs.roi)
-    exemplars = roi.read(f"{mode}/exemplars")
-    names, extents = relative_extents(ctx.dataset.images.labels)
-    images = ctx.dataset.images
-    thumbs: dict[int, Any] = {}
-
-    def thumb(row: int) -> Any:
-        if row not in thumbs:
-            pixels = np.asarray(open_image(images.sources[row]))
-            thumbs[row] = thumbnail(pixels, images.captions[row] or images.ids[row])
-        return thumbs[row]
-
-    subject = ctx.subjects[0].name
-    out = []
-    for name in roi.json("rois.json")[subject]["rois"]:
-        base = f"{mode}/{subject}/{name.replace('/', '.')}/contrast"
-        units, scores = roi.read(f"{base}_units"), roi.read(f"{base}_scores")
-        order = np.argsort(-scores[..., 0], axis=None, kind="stable")[: config.units_per_roi]
-        cards = []
-        for layer, rank in zip(*np.unravel_index(order, units.shape), strict=True):
-            unit = int(units[layer, rank])
-            rows = exemplars[layer, unit]
-            text = f"contrast {scores[layer, rank, 0]:.2f} in sample"
-            if np.isfinite(scores[layer, rank, 1]):
-                text += f", {scores[layer, rank, 1]:.2f} held out"
-            cards.append(
-                UnitCard(
-                    ctx.facts.hooks[layer],
-                    unit,
-                    text,
-                    _purity(rows, names, extents),
-                    [thumb(int(row)) for row in rows[: config.images_per_unit]],
-                )
-            )
-        out.append(RoiExemplars(short_roi(name), f"{subject}, {MODE_TITLES[mode]}, all layers", cards))
-    return out
-
-
-def _purity(rows: np.ndarray, names: list[str], extents: np.ndarray) -> str:
-    if not names:
-        return ""
-    groups = np.where(extents[rows].max(axis=1) > 0, extents[rows].argmax(axis=1), -1)
-    counts = [int((groups == c).sum()) for c in range(len(names))]
-    best = int(np.argmax(counts))
-    return f"{counts[best]} of {len(rows)} exemplars: {names[best]}"
 
 
 def _provenance(ctx: Context) -> dict[str, Any]:
