@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sbm_jax.axes import SAE_MODES, TOKEN_KIND
+from sbm_jax.backbones.describe import describe_backbone
 from sbm_jax.plan_step import Step
 from sbm_jax.stages.context import Context
+from sbm_jax.stages.judge_sources import clip_folder
 from sbm_jax.stages.match_dictionaries import sweep_seeds
 from sbm_jax.stages.online import image_bytes
 from sbm_jax.stages.probe import STIMULI, probe_files
@@ -19,9 +21,9 @@ def meaning_steps(ctx: Context) -> Iterator[Step]:
     if specs.exemplars is not None:
         yield _exemplars(ctx, specs.exemplars)
     if specs.explain is not None:
-        yield Step("explain", specs.explain, 1e5, 0)
+        yield _explain(ctx, specs.explain)
     if specs.emergence is not None:
-        yield Step("emergence", specs.emergence, 1e5, 0)
+        yield _emergence(ctx, specs.emergence)
     if specs.match is not None:
         yield _match(ctx, specs.match)
     if specs.edit is not None:
@@ -30,23 +32,76 @@ def meaning_steps(ctx: Context) -> Iterator[Step]:
         yield _stability(ctx, specs.stability)
 
 
-_ROIS = 10  # assumed
+_ROIS, _JUDGES, _CONCEPTS = 10, 3, 6  # assumed
+_STATISTICS, _BLOCK_CODES = 20, 1 << 23  # of stages/image_statistics.py and flow.py, which start JAX
+
+
+def _wanted(ctx: Context, kind: str) -> float:
+    """Units per dictionary. Which these are is not known yet: at most the best unit of a quarter of the voxels by every mode, two
+    rankings of ten ROIs, and the controls.
+    """
+    facts, config = ctx.facts, ctx.config
+    modes = sum(mode in SAE_MODES and TOKEN_KIND[mode] == kind for mode in config.encode.modes)
+    ranked = 2 * _ROIS * config.roi.top_units * len(facts.subjects)
+    voxels = sum(s.n_voxels for s in facts.subjects)
+    return min(
+        config.train.expansion * facts.width, modes * voxels / 4 / len(facts.hooks) + ranked + config.exemplars.random
+    )
+
+
+def _probe_images(ctx: Context) -> int:
+    probe = ctx.config.exemplars.probe
+    return ctx.facts.n_images if probe == STIMULI else len(probe_files(probe))
+
+
+def _explain(ctx: Context, spec: StoreSpec) -> Step:
+    """Every exemplar list once per judge, the sorted heat maps of some units, and with `clip` one pass of the judging model."""
+    config, n, t = ctx.config, _probe_images(ctx), ctx.facts.backbone.n_patches
+    units = len(ctx.facts.hooks) * sum(_wanted(ctx, kind) for kind in config.kinds)
+    lists = units * config.exemplars.top * 8
+    heat = 2 * t * config.exemplars.top * len(ctx.facts.hooks) * _wanted(ctx, "patch") if "patch" in config.kinds else 0
+    size = _JUDGES * units * (4 * _CONCEPTS + 24) + 2 * n * _CONCEPTS
+    flops = 0.0
+    if config.explain.clip:
+        model = describe_backbone(str(clip_folder(config)))
+        flops = n * model.flops_per_image(model.n_layers)
+    sorting = 128 * t * config.exemplars.top * 8 * (4 + 2 * _CONCEPTS)
+    return Step(
+        "explain", spec, size, flops, None, heat / len(ctx.facts.hooks) + sorting + 4 * n * t, _JUDGES * lists + heat
+    )
+
+
+def _emergence(ctx: Context, spec: StoreSpec) -> Step:
+    """Draws of units at every layer, and one pass over the codes of the stimuli with their second moments."""
+    config, facts = ctx.config, ctx.facts
+    u, n, layers = config.train.expansion * facts.width, facts.n_images, len(facts.hooks)
+    features = _STATISTICS + _CONCEPTS
+    dictionaries = layers * len(config.kinds)
+    draws = (
+        2.0
+        * config.emergence.bootstrap
+        * sum(_wanted(ctx, kind) for kind in config.kinds)
+        * layers
+        * _JUDGES
+        * 3
+        * _CONCEPTS
+    )
+    moments = dictionaries * (2.0 * n * u * features + 40 * 5 * u * features**2)
+    # codes in blocks, their copy in float64, sums of five folds; or the draws of one group
+    widest = max(_wanted(ctx, kind) for kind in config.kinds)
+    memory = max(12 * _BLOCK_CODES + 40 * u * features, 8 * config.emergence.bootstrap * widest)
+    reads = dictionaries * n * 8 * config.train.k * facts.backbone.n_patches / 4
+    return Step("emergence", spec, dictionaries * u * 70 + 4 * n * features, draws + moments, None, memory, reads)
 
 
 def _exemplars(ctx: Context, spec: StoreSpec) -> Step:
-    """All codes of the probe set once, and lists of the wanted units. Which these are is not known yet: at most the best unit of
-    a quarter of the voxels by every mode, two rankings of ten ROIs, and the controls.
-    """
+    """All codes of the probe set once, and lists of the wanted units."""
     facts, config, kinds = ctx.facts, ctx.config.exemplars, ctx.config.kinds
     layers, t, d = len(facts.hooks), facts.backbone.n_patches, facts.width
     u, folder = ctx.config.train.expansion * d, config.probe != STIMULI
-    n = len(probe_files(config.probe)) if folder else facts.n_images
-    voxels, size, flops = sum(s.n_voxels for s in facts.subjects), 0.0, 0.0
+    n, size, flops = _probe_images(ctx), 0.0, 0.0
     for kind in kinds:
-        modes = sum(mode in SAE_MODES and TOKEN_KIND[mode] == kind for mode in ctx.config.encode.modes)
-        ranked = 2 * _ROIS * ctx.config.roi.top_units * len(facts.subjects)
-        wanted = min(u, modes * voxels / 4 / layers + ranked + config.random)
-        tokens = t if kind == "patch" else 1
+        wanted, tokens = _wanted(ctx, kind), t if kind == "patch" else 1
         size += layers * (wanted * config.top * (12 + (2 * t if kind == "patch" else 0)) + 20 * u)
         flops += 2.0 * n * layers * tokens * d * u
     budget = config.memory_mb << 20
