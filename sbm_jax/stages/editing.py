@@ -22,17 +22,16 @@ from sbm_jax.axes import hook_name
 from sbm_jax.backbones import Backbone
 from sbm_jax.backbones.positions import rotations
 from sbm_jax.mesh import make_mesh
-from sbm_jax.sae.model import normalise
-from sbm_jax.sae.objectives import final_codes
+from sbm_jax.stages.editing_codes import added, kept_codes, picked, rebuilt, thresholded, unit_codes
 from sbm_jax.stages.editing_plan import Changes, Dictionary, Plan, UnitEdit, check_case, first_block, plan_cases
-from sbm_jax.stages.local_codes import wanted_codes
 from sbm_jax.stages.members import Code, Member
 
 __all__ = ["EMBEDDING", "Editor", "UnitEdit"]
 
 EMBEDDING = "embedding"
-_HIGHEST = jax.lax.Precision.HIGHEST
-_VALUES = 1 << 24  # of the widest array of a block, images x tokens x mlp_width: 64 MiB of float32
+# Values of the widest array of a block, images x tokens x mlp_width: what stays in a CPU's cache, and what fills an accelerator.
+_VALUES = {"cpu": 1 << 20}
+_VALUES_ELSEWHERE = 1 << 26
 
 
 class _Network(NamedTuple):
@@ -65,11 +64,12 @@ class Editor:
         self.n_layers, self.prefix, self.patches = spec.n_layers, spec.prefix_tokens, spec.grid**2
         self.hooks = tuple(hook_name(i) for i in range(spec.n_layers))
         self.readout = "projection" if spec.embedding_width else "final_norm"
-        self.rows = rows or max(1, _VALUES // (spec.tokens * spec.block.mlp_width))
         self.dictionaries = {
             key: Dictionary(int(member.params.b_enc.shape[0]), largest.get(key)) for key, member in members.items()
         }
         devices = list(devices) or jax.devices()[:1]
+        values = _VALUES.get(devices[0].platform, _VALUES_ELSEWHERE) * len(devices)
+        self.rows = rows or max(1, values // (spec.tokens * spec.block.mlp_width))
         self._mesh = make_mesh({"data": len(devices)}, devices)
         self._everywhere, self._split = NamedSharding(self._mesh, P()), NamedSharding(self._mesh, P("data"))
         # Blocks are equal in shape, so that one loop, compiled once, serves every place to start from.
@@ -140,7 +140,7 @@ class Editor:
         return np.asarray(found)[..., : len(units)]
 
     def _codes(self, kind: str, members: Member, place: jax.Array, x_btd: jax.Array, units_c: jax.Array) -> jax.Array:
-        return wanted_codes(_one(members, place), self.code, x_btd[:, self._tokens(kind)], units_c)
+        return unit_codes(_one(members, place), self.code, x_btd[:, self._tokens(kind)], units_c)
 
     def _tokens(self, kind: str) -> slice:
         return slice(0, 1) if kind == "cls" else slice(self.prefix, None)
@@ -185,7 +185,7 @@ class Editor:
                 for kind in kinds:
                     place = plan.places[kind][i]
                     arguments = _one(network.members[kind], place[0]), _one(plan.kinds[kind], place[1])
-                    edit = functools.partial(self._edited, kind)
+                    edit = functools.partial(self._edited, kind, i == first)
                     x = jax.lax.cond(place[0] >= 0, edit, lambda member, change, x: x, *arguments, x)
                 return x, kept.at[i].set(x) if keep else kept
 
@@ -197,7 +197,7 @@ class Editor:
             return unfold, kept.reshape(len(kept), e, b, t, d)
 
         everywhere, by_case = P(), P(None, "data")
-        specs = (everywhere, everywhere, everywhere, P("data"), Plan(everywhere, {kind: by_case for kind in kinds}))
+        specs = (everywhere, everywhere, everywhere, P("data"), Plan(everywhere, dict.fromkeys(kinds, by_case)))
         mapped = jax.shard_map(local, mesh=self._mesh, in_specs=specs, out_specs=(P("data"), by_case), check_vma=False)
         self._programs[kinds, keep, final] = jax.jit(mapped)
         return self._programs[kinds, keep, final]
@@ -210,33 +210,31 @@ class Editor:
             return tokens
         return tokens[:, 0] if self.backbone.has_cls else tokens[:, self.prefix :].mean(axis=1)
 
-    def _edited(self, kind: str, member: Member, change: Changes, x_rtd: jax.Array) -> jax.Array:
-        """The stream [e b, t, d] with the tokens of one kind edited, case by case."""
-        tokens, e = self._tokens(kind), change.units.shape[0]
+    def _edited(self, kind: str, shared: jax.Array, member: Member, change: Changes, x_rtd: jax.Array) -> jax.Array:
+        """The stream [e b, t, d] with the tokens of one kind edited, case by case. shared: all cases still have one stream."""
+        tokens, e = self._tokens(kind), len(change.units)
+        x_ebtd = x_rtd[:, tokens].reshape(e, -1, *x_rtd[:, tokens].shape[1:])
+        keep = functools.partial(kept_codes, member, self.code.k)
+        one = None if self.code.any_number else jax.lax.cond(shared, keep, _no_codes(self.code.k), x_ebtd[0])
 
         def case(arguments: tuple[Changes, jax.Array]) -> jax.Array:
             change, x_btd = arguments
-            z_bts = wanted_codes(member, self.code, x_btd, change.units)
+            units_s = jnp.asarray(change.units)
+            if one is None:
+                z_bts = thresholded(member, x_btd, units_s)
+            else:
+                z_bts = picked(jax.lax.cond(shared, lambda x: one, keep, x_btd), units_s)
             moved = z_bts * change.slope.T[None] + change.shift.T[None]
-            rows = jnp.take(member.params.w_dec, change.units, axis=0, mode="clip")
-            delta = jnp.einsum("bts,sd->btd", moved, rows, precision=_HIGHEST) / member.norm.scale[0]
-            put_in = functools.partial(self._rebuilt, member)
-            base = jax.lax.cond(change.rebuild.any(), put_in, lambda x, chosen: x, x_btd, change.rebuild)
-            return base + delta
+            put_in = functools.partial(rebuilt, member, self.code)
+            base = jax.lax.cond(change.rebuild.any(), put_in, lambda x, chosen: x, x_btd, jnp.asarray(change.rebuild))
+            return base + added(member, moved, units_s)
 
-        x_ebtd = x_rtd[:, tokens].reshape(e, -1, *x_rtd[:, tokens].shape[1:])
         new = jax.lax.map(case, (change, x_ebtd))  # in turn: codes of all cases at once would not fit
         return x_rtd.at[:, tokens].set(new.reshape(-1, *new.shape[2:]))
 
-    def _rebuilt(self, member: Member, x_btd: jax.Array, chosen_t: jax.Array) -> jax.Array:
-        """x^ = mean + x'^ / scale at the chosen tokens, with x'^ the reconstruction in normalised coordinates."""
 
-        def image(x_td: jax.Array) -> jax.Array:
-            z_tu = final_codes(*self.code, member.params, member.threshold, normalise(member.norm, x_td[None])[0])
-            rebuilt = jnp.einsum("tu,ud->td", z_tu, member.params.w_dec, precision=_HIGHEST) + member.params.b_dec[None]
-            return rebuilt / member.norm.scale[0] + member.norm.mean
-
-        return jnp.where(chosen_t[None, :, None], jax.lax.map(image, x_btd), x_btd)
+def _no_codes(k: int) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+    return lambda x_btd: (jnp.zeros((*x_btd.shape[:2], k)), jnp.zeros((*x_btd.shape[:2], k), jnp.int32))
 
 
 def _stack(trees: Any) -> Any:
