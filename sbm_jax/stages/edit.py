@@ -39,7 +39,7 @@ def run(ctx: Context) -> Store:
     sets = selected_units(ctx, hooks)
     held_out = autoencoder_sets(images.shared)[1]
     rows = spread(held_out, config.images or len(held_out))
-    editor = open_editor(ctx)
+    editor = open_editor(ctx, keep_streams=config.voxels)
     profiles = {key: firing_profile(read_firing(exemplars, *key)) for key in editor.dictionaries}
     readout = readout_of(editor.backbone, tuple(images.labels))
     labels = None if readout is None else categories_of(readout.names, images.labels)
@@ -206,9 +206,7 @@ def _add_voxels(
     if mode is None:
         return
     images = ctx.dataset.images
-    pictures = list(
-        square_batches([images.sources[row] for row in rows], geometry_of(ctx, editor.backbone), _BATCH // 2)
-    )
+    pictures = list(square_batches([images.sources[row] for row in rows], geometry_of(ctx, editor.backbone), _BATCH))
     predicted = {name: Voxels(ctx, name, mode) for name in dict.fromkeys(chosen.subject for chosen in sets)}
     with progress("edit: voxels", len(sets), "sets") as task:
         for chosen, of_set, record in zip(sets, trials, records, strict=True):
@@ -219,7 +217,7 @@ def _add_voxels(
                 parts = []
                 for batch in pictures:
                     padded = np.pad(batch, [(0, len(pictures[0]) - len(batch)), (0, 0), (0, 0), (0, 0)])
-                    streams = editor.run(padded, [(), *(t.edits for t in chosen_trials)], later)
+                    streams = editor.run(padded, [(), *(t.edits for t in chosen_trials)], (EMBEDDING, *later))
                     parts.append(voxels.change(editor, streams)[:, : len(batch)])
                 change = np.concatenate(parts, axis=1)
             else:

@@ -30,7 +30,7 @@ class Selected:
     best: str
 
 
-def open_editor(ctx: Context) -> Editor:
+def open_editor(ctx: Context, keep_streams: bool = False) -> Editor:
     """The run's backbone and autoencoders, on all devices of the run; largest codes as the exemplars stage found them."""
     assert ctx.specs.exemplars is not None
     saes, exemplars, facts = ctx.open(ctx.specs.saes), ctx.open(ctx.specs.exemplars), ctx.facts.backbone
@@ -38,7 +38,14 @@ def open_editor(ctx: Context) -> Editor:
     numbers = {key: a for key, a in member_numbers(saes).items() if key[0] in ctx.config.kinds}
     members = {key: read_member(saes, a) for key, a in numbers.items()}
     largest = {key: read_firing(exemplars, *key).largest for key in members}
-    return Editor(backbone, members, Code(ctx.config.train.objective, ctx.config.train.k), largest, ctx.devices)
+    return Editor(
+        backbone,
+        members,
+        Code(ctx.config.train.objective, ctx.config.train.k),
+        largest,
+        ctx.devices,
+        keep_streams=keep_streams,
+    )
 
 
 def edited_hooks(ctx: Context) -> tuple[str, ...]:

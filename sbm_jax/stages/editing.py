@@ -47,7 +47,7 @@ class Editor:
 
     members: autoencoders by (token kind, hook); those off the residual stream cannot be edited. largest: the largest code of
     every unit [u] by (kind, hook), which `clamp` needs. devices: cases are spread over them (default: the first). rows: images
-    x cases per step.
+    x cases per step. keep_streams: calls that ask for no stream share the program of those that do, which saves a compilation.
     """
 
     def __init__(
@@ -58,9 +58,10 @@ class Editor:
         largest: Mapping[tuple[str, str], np.ndarray],
         devices: Sequence[Any] = (),
         rows: int | None = None,
+        keep_streams: bool = False,
     ):
         spec = backbone.model.spec
-        self.backbone, self.code = backbone, code
+        self.backbone, self.code, self.keep_streams = backbone, code, keep_streams
         self.n_layers, self.prefix, self.patches = spec.n_layers, spec.prefix_tokens, spec.grid**2
         self.hooks = tuple(hook_name(i) for i in range(spec.n_layers))
         self.readout = "projection" if spec.embedding_width else "final_norm"
@@ -170,7 +171,7 @@ class Editor:
         """Jitted (network, stream [b, t, d] after block `first`, first, cases [e], plan) -> what `hooks` name of the end of the
         network [e, ...], and, if they name any, all streams [l, e, b, t, d] (those before `first` are 0).
         """
-        kinds, keep = tuple(self.stacked), any(hook in self.hooks for hook in hooks)
+        kinds, keep = tuple(self.stacked), self.keep_streams or any(hook in self.hooks for hook in hooks)
         final = tuple(sorted(set(hooks) - set(self.hooks)))
         if (keep, final) in self._programs:
             return self._programs[keep, final]
