@@ -10,6 +10,8 @@ from sbm_jax.brain.reliability import noise_ceiling
 from sbm_jax.sae.front import fronts
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import responsive
+from sbm_jax.stages.report_emergence import emergence_summary
+from sbm_jax.stages.report_explain import explain_summary
 from sbm_jax.stages.report_joint import joint_summary
 from sbm_jax.statistics import ALPHA
 from sbm_jax.store.store import Store
@@ -17,7 +19,7 @@ from sbm_jax.store.store import Store
 
 def summarise(ctx: Context) -> dict[str, Any]:
     """Keys: dataset, backbone, those of `_saes`, subjects (per subject and mode), assign, sizes, joint, pooling, rsa, structure,
-    roi, layers, recovery.
+    roi, layers, recovery, explain, emergence.
 
     Similarities are means over the responsive voxels, those with ncsnr at or above the floor fixed beforehand.
     """
@@ -52,6 +54,8 @@ def summarise(ctx: Context) -> dict[str, Any]:
         "layers": ctx.open(ctx.specs.layers).json("profiles.json"),
         "pooling": {name: ctx.open(spec).json("pooling.json") for name, spec in ctx.specs.pooling.items()},
         "recovery": ctx.open(ctx.specs.recovery).json("recovery.json") if ctx.specs.recovery else None,
+        "explain": explain_summary(ctx),
+        "emergence": emergence_summary(ctx),
     }
 
 
