@@ -12,6 +12,7 @@ from sbm_jax.progress import progress
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.edit_cases import DRIVE, REMOVE, Trial, trials_of
 from sbm_jax.stages.edit_effects import Effects, Outcomes
+from sbm_jax.stages.edit_heads import segmentation_records
 from sbm_jax.stages.edit_inputs import Selected, edited_hooks, open_editor, selected_units
 from sbm_jax.stages.edit_voxels import Voxels, voxel_mode
 from sbm_jax.stages.editing import EMBEDDING, Editor, UnitEdit
@@ -77,6 +78,7 @@ def run(ctx: Context) -> Store:
             "accuracy": _accuracy(records, embeddings, readout, labels, names),
             "sets": records,
             "rebuilt": whole,
+            "segmentation": segmentation_records(ctx, editor, rows, sets, trials, config),
         },
     )
     return writer.commit()
