@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from sbm_jax.plan_step import Step
 from sbm_jax.stages.context import Context
+from sbm_jax.stages.inputs import ROI_CONCEPTS
 
 
 def meaning_steps(ctx: Context) -> Iterator[Step]:
@@ -20,6 +21,23 @@ def meaning_steps(ctx: Context) -> Iterator[Step]:
     if specs.match is not None:
         yield Step("match", specs.match, 1e6, 0)
     if specs.edit is not None:
-        yield Step("edit", specs.edit, 1e5, 0)
+        yield _edit(ctx)
     if specs.stability is not None:
         yield Step("stability", specs.stability, 1e5, 0)
+
+
+def _edit(ctx: Context) -> Step:
+    """Half of the network follows an edit on average; as many sets of units as subjects have regions known for a concept, at most."""
+    assert ctx.specs.edit is not None
+    config, facts = ctx.config.edit, ctx.facts
+    images = min(config.images or facts.n_measured, facts.n_measured)
+    hooks = len(config.hooks or facts.hooks)
+    sets = len(facts.subjects) * len(ROI_CONCEPTS)
+    cases = sets * (hooks + len(config.doses) + len(config.drive) + 2 * config.draws) + 2 * hooks
+    backbone, d = facts.backbone, facts.width
+    u, t = ctx.config.train.expansion * d, backbone.n_patches
+    encode = 2 * t * d * u
+    voxels = 3 * sets * len(facts.hooks) * encode if config.voxels else 0
+    flops = images * (cases * (backbone.flops_per_image(backbone.n_layers) / 2 + encode) + voxels)
+    members = len(ctx.config.kinds) * len(facts.hooks) * 2 * d * u * 4
+    return Step("edit", ctx.specs.edit, 12 * images * (cases + sets), flops, None, 2 * members, members)

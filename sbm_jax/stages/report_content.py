@@ -21,6 +21,7 @@ from sbm_jax.report.thumbs import thumbnail
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import relative_extents, short_roi
 from sbm_jax.stages.report_assign import assign_tables
+from sbm_jax.stages.report_edit import edit_curves, edit_plots, edit_tables
 from sbm_jax.stages.report_emergence import emergence_curves, emergence_tables
 from sbm_jax.stages.report_explain import explain_tables
 from sbm_jax.stages.report_joint import joint_curves, joint_tables
@@ -92,6 +93,7 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -
             *pooling_tables(summary),
             *explain_tables(summary, list(ctx.facts.layer_labels)),
             *emergence_tables(summary),
+            *edit_tables(summary),
         ],
         cortex=cortex() if drawn else None,
         cortex_notes=_cortex_notes(maps),
@@ -101,8 +103,9 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -
             *joint_curves(summary),
             *_curves(ctx, summary),
             *emergence_curves(summary, ctx.config.report.mode),
+            *edit_curves(summary, list(ctx.facts.layer_labels), list(ctx.facts.hooks)),
         ],
-        plots=[*size_plots(summary), *sae_plots(summary), *pooling_plots(summary)],
+        plots=[*size_plots(summary), *sae_plots(summary), *pooling_plots(summary), *edit_plots(summary)],
         exemplars=_exemplars(ctx),
         recovery=recovery_tables(recovery, chosen_on(align), told_over(data["shared"])) if recovery else None,
         methods=(("Similarity", similarity_text(align)), *METHODS),

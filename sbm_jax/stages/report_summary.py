@@ -10,6 +10,7 @@ from sbm_jax.brain.reliability import noise_ceiling
 from sbm_jax.sae.front import fronts
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import responsive
+from sbm_jax.stages.report_edit import edit_summary
 from sbm_jax.stages.report_emergence import emergence_summary
 from sbm_jax.stages.report_explain import explain_summary
 from sbm_jax.stages.report_joint import joint_summary
@@ -19,7 +20,7 @@ from sbm_jax.store.store import Store
 
 def summarise(ctx: Context) -> dict[str, Any]:
     """Keys: dataset, backbone, those of `_saes`, subjects (per subject and mode), assign, sizes, joint, pooling, rsa, structure,
-    roi, layers, recovery, explain, emergence.
+    roi, layers, recovery, explain, emergence, edit.
 
     Similarities are means over the responsive voxels, those with ncsnr at or above the floor fixed beforehand.
     """
@@ -56,6 +57,7 @@ def summarise(ctx: Context) -> dict[str, Any]:
         "recovery": ctx.open(ctx.specs.recovery).json("recovery.json") if ctx.specs.recovery else None,
         "explain": explain_summary(ctx),
         "emergence": emergence_summary(ctx),
+        "edit": edit_summary(ctx),
     }
 
 
