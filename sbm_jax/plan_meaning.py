@@ -8,6 +8,7 @@ from sbm_jax.axes import SAE_MODES, TOKEN_KIND
 from sbm_jax.backbones.describe import describe_backbone
 from sbm_jax.plan_step import Step
 from sbm_jax.stages.context import Context
+from sbm_jax.stages.inputs import ROI_CONCEPTS
 from sbm_jax.stages.judge_sources import clip_folder
 from sbm_jax.stages.match_dictionaries import sweep_seeds
 from sbm_jax.stages.online import image_bytes
@@ -27,7 +28,7 @@ def meaning_steps(ctx: Context) -> Iterator[Step]:
     if specs.match is not None:
         yield _match(ctx, specs.match)
     if specs.edit is not None:
-        yield Step("edit", specs.edit, 1e5, 0)
+        yield _edit(ctx)
     if specs.stability is not None:
         yield _stability(ctx, specs.stability)
 
@@ -154,3 +155,20 @@ def _units(ctx: Context) -> int:
 def _active(ctx: Context) -> int:
     """Most units that can be active on an image, over its patches."""
     return min(_units(ctx), ctx.facts.backbone.n_patches * ctx.config.train.k)
+
+
+def _edit(ctx: Context) -> Step:
+    """Half of the network follows an edit on average; at most one set of units per subject and concept known of a region."""
+    assert ctx.specs.edit is not None
+    config, facts = ctx.config.edit, ctx.facts
+    images = min(config.images or facts.n_measured, facts.n_measured)
+    hooks = len(config.hooks or facts.hooks)
+    sets = len(facts.subjects) * len(ROI_CONCEPTS)
+    cases = sets * (hooks + len(config.doses) + len(config.drive) + 2 * config.draws) + 2 * hooks
+    backbone, d = facts.backbone, facts.width
+    u, t = ctx.config.train.expansion * d, backbone.n_patches
+    encode = 2 * t * d * u
+    voxels = 3 * sets * len(facts.hooks) * encode if config.voxels else 0
+    flops = images * (cases * (backbone.flops_per_image(backbone.n_layers) / 2 + encode) + voxels)
+    members = len(ctx.config.kinds) * len(facts.hooks) * 2 * d * u * 4
+    return Step("edit", ctx.specs.edit, 12 * images * (cases + sets), flops, None, 2 * members, members)

@@ -49,6 +49,7 @@ TINY: dict[str, Any] = {
     "joint": {"modes": ["patch_mean", "raw"], "atoms": 3, "candidates": 8, "lambdas": [0.1, 10]},
     "layers": {"bootstrap": 40},
     "pooling": {"positions": 3, "sizes": [0.1, 0.3], "bootstrap": 100},
+    "edit": {"images": 12, "units": 6, "draws": 2, "doses": [2.0], "drive": [1.0], "bootstrap": 50},
     "report": {"title": "tiny", "units_per_roi": 1, "images_per_unit": 3},
 }
 

@@ -17,6 +17,7 @@ from sbm_jax.report.data import (
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import short_roi
 from sbm_jax.stages.report_assign import assign_tables
+from sbm_jax.stages.report_edit import edit_curves, edit_plots, edit_tables
 from sbm_jax.stages.report_emergence import emergence_curves, emergence_tables
 from sbm_jax.stages.report_exemplars import roi_exemplars
 from sbm_jax.stages.report_explain import explain_tables
@@ -93,6 +94,7 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -
             *pooling_tables(summary),
             *explain_tables(summary, list(ctx.facts.layer_labels), ctx.config.report.mode),
             *emergence_tables(summary, ctx.config.report.mode),
+            *edit_tables(summary),
         ],
         cortex=cortex() if drawn else None,
         cortex_notes=_cortex_notes(maps),
@@ -102,8 +104,9 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -
             *joint_curves(summary),
             *_curves(ctx, summary),
             *emergence_curves(summary, ctx.config.report.mode),
+            *edit_curves(summary, list(ctx.facts.layer_labels), list(ctx.facts.hooks)),
         ],
-        plots=[*size_plots(summary), *sae_plots(summary), *pooling_plots(summary)],
+        plots=[*size_plots(summary), *sae_plots(summary), *pooling_plots(summary), *edit_plots(summary)],
         exemplars=[*roi_exemplars(ctx), *match_exemplars(ctx)],
         recovery=recovery_tables(recovery, chosen_on(align), told_over(data["shared"])) if recovery else None,
         methods=(("Similarity", similarity_text(align)), *METHODS),

@@ -10,6 +10,7 @@ from sbm_jax.brain.reliability import noise_ceiling
 from sbm_jax.sae.front import fronts
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import responsive
+from sbm_jax.stages.report_edit import edit_summary
 from sbm_jax.stages.report_emergence import emergence_summary
 from sbm_jax.stages.report_explain import explain_summary
 from sbm_jax.stages.report_joint import joint_summary
@@ -21,7 +22,7 @@ from sbm_jax.store.store import Store
 
 def summarise(ctx: Context) -> dict[str, Any]:
     """Keys: dataset, backbone, those of `_saes`, subjects (per subject and mode), assign, sizes, joint, pooling, rsa, structure,
-    roi, layers, recovery, explain, emergence, match, agreement.
+    roi, layers, recovery, explain, emergence, match, edit, agreement.
 
     Similarities are means over the responsive voxels, those with ncsnr at or above the floor fixed beforehand.
     """
@@ -60,6 +61,7 @@ def summarise(ctx: Context) -> dict[str, Any]:
         "agreement": stability_summary(ctx),
         "explain": explain_summary(ctx),
         "emergence": emergence_summary(ctx),
+        "edit": edit_summary(ctx),
     }
 
 
