@@ -24,6 +24,7 @@ from sbm_jax.stages.online import rooms, used_kinds
 from sbm_jax.stages.pictures import geometry_of
 
 if TYPE_CHECKING:
+    from sbm_jax.images.sources import ImageSource
     from sbm_jax.stages.context import Context
 
 Arrays = dict[str, np.ndarray]
@@ -40,9 +41,11 @@ class ForwardPass:
     Every step has one shape (short batches are padded), whatever images are asked for.
     """
 
-    def __init__(self, ctx: Context):
+    def __init__(self, ctx: Context, sources: Sequence[ImageSource] | None = None):
+        """sources: other pictures than the run's, of which the untrained twin is not asked."""
         facts, config = ctx.facts, ctx.config.extract
-        self.sources, self.hooks, self.dtype = ctx.dataset.images.sources, facts.hooks, config.dtype
+        self.sources: Sequence[ImageSource] = ctx.dataset.images.sources if sources is None else sources
+        self.hooks, self.dtype = facts.hooks, config.dtype
         backbone = load_backbone(facts.backbone.path, facts.backbone.image_size, ctx.config.backbone.dtype)
         mesh = make_mesh({"data": len(ctx.devices)}, ctx.devices)
         self.batch = -(-config.batch // mesh.size) * mesh.size
@@ -50,7 +53,7 @@ class ForwardPass:
         self.arrays = array_shapes(ctx)
         self._compute = activations_function(backbone, self.hooks, self.dtype, mesh)
         self._twin: Compute | None = None
-        if "untrained" in token_kinds(ctx.config, facts):
+        if sources is None and "untrained" in token_kinds(ctx.config, facts):
             twin = untrained_twin(backbone, ctx.config.encode.seed)
             self._twin = _named_untrained(activations_function(twin, self.hooks, self.dtype, mesh), self.hooks)
 
@@ -66,7 +69,7 @@ class ForwardPass:
         functions = [self._compute] if kinds - {"untrained"} else []
         if "untrained" in kinds and self._twin is not None:
             functions.append(self._twin)
-        for count, out, finite in _one_ahead(self._steps(sources, functions)):
+        for count, out, finite in one_ahead(self._steps(sources, functions)):
             block = slice(done, done + count)
             _check_finite(np.asarray(finite)[:count], self.hooks, sources[block], self.dtype)
             yield block, {name: np.asarray(out[name])[:count] for name in names}
@@ -190,7 +193,7 @@ def _kind(name: str) -> str:
     return name.rsplit("/", 1)[1]
 
 
-def _one_ahead(items: Iterator[T]) -> Iterator[T]:
+def one_ahead(items: Iterator[T]) -> Iterator[T]:
     """The items, each when the next has been started, so that the device computes while the host copies."""
     held: list[T] = []
     for item in items:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from sbm_jax.config import Config
 from sbm_jax.stages.facts import Facts
+from sbm_jax.stages.probe import STIMULI, probe_identity
+from sbm_jax.stages.wanted import user_units
 from sbm_jax.store.spec import StoreSpec
 
 
@@ -29,8 +31,12 @@ def meaning_specs(
 
 
 def _exemplars(config: Config, facts: Facts, names: Mapping[str, str], aligned: Mapping[str, str]) -> StoreSpec:
+    user_units(config.exemplars.units, config.kinds, facts.hooks, config.train.expansion * facts.width)
+    probe = config.exemplars.probe
     settings = {"exemplars": config.exemplars.model_dump(exclude={"batch", "memory_mb"}), "kinds": config.kinds}
     inputs = {"saes": names["saes"], "activations": names["activations"], "roi": names["roi"], **aligned}
+    if probe != STIMULI:
+        inputs["probe"] = probe_identity(probe)
     return StoreSpec("exemplars", 1, settings, inputs)
 
 
