@@ -1,4 +1,4 @@
-"""Significance over many voxels: permutation p values, false discovery rate, family-wise error, bootstrap intervals.
+"""Significance over many voxels: permutation p values, false discovery rate, family-wise error; intervals; exact tails of counts.
 
 NumPy only. The p values are those of Phipson & Smyth (2010), the step-up procedure is that of Benjamini & Hochberg (1995),
 the maximum statistic that of Westfall & Young (1993; for images of the brain Nichols & Holmes 2002).
@@ -6,6 +6,7 @@ the maximum statistic that of Westfall & Young (1993; for images of the brain Ni
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -138,3 +139,55 @@ def percentile_interval(drawn_bv: np.ndarray, confidence: float) -> tuple[np.nda
         return lower + step * (upper - lower)
 
     return quantile(tail), quantile(1 - tail)
+
+
+def wilson_interval(hits: np.ndarray, trials: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's (1927) interval of a share p = hits / trials: the p0 with |p - p0| <= z sqrt(p0 (1 - p0) / trials).
+
+    Its ends stay within 0 and 1, and it is not empty at 0 or all hits. Returns low and high, float64, NaN without a trial.
+    """
+    from statistics import NormalDist
+
+    x, n = np.asarray(hits, np.float64), np.asarray(trials, np.float64)
+    z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = x / n
+        centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+        half = np.sqrt(z2 * (p * (1 - p) + z2 / (4 * n)) / n) / (1 + z2 / n)
+    # exact at the ends, where rounding would leave 1e-17
+    return np.where(x == 0, 0.0, centre - half) + 0 * p, np.where(x == n, 1.0, centre + half) + 0 * p
+
+
+def hypergeometric_tail(drawn: int, marked: int, total: int) -> np.ndarray:
+    """P(X >= x) for x = 0..drawn: X of `drawn` things are marked, taken without putting back from `total`, `marked` of them so.
+
+    Fisher's exact one-sided p; float64 [drawn + 1]. Raises ValueError where there are fewer things than drawn or marked.
+    """
+    if not 0 <= drawn <= total or not 0 <= marked <= total:
+        raise ValueError(f"hypergeometric_tail: {drawn} drawn and {marked} marked of {total}")
+    x = np.arange(drawn + 1)
+    possible = (x <= marked) & (drawn - x <= total - marked)
+    log = np.full(drawn + 1, -np.inf)
+    some = x[possible]
+    log[possible] = _log_choose(marked, some) + _log_choose(total - marked, drawn - some)
+    log[possible] -= _log_choose(total, np.array([drawn]))
+    return np.minimum(np.cumsum(np.exp(log)[::-1])[::-1], 1.0)
+
+
+def binomial_tail(drawn: int, rate: float) -> np.ndarray:
+    """P(X >= x) for x = 0..drawn of a binomial count; float64 [drawn + 1]. Raises ValueError for a rate outside of 0..1."""
+    if not 0 <= rate <= 1:
+        raise ValueError(f"binomial_tail: rate {rate}")
+    x = np.arange(drawn + 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log = (
+            _log_choose(drawn, x)
+            + np.where(x > 0, x * np.log(rate), 0)
+            + np.where(x < drawn, (drawn - x) * np.log1p(-rate), 0)
+        )
+    return np.minimum(np.cumsum(np.exp(log)[::-1])[::-1], 1.0)
+
+
+def _log_choose(n: int, k: np.ndarray) -> np.ndarray:
+    gamma = np.vectorize(math.lgamma, otypes=[np.float64])
+    return math.lgamma(n + 1) - gamma(k + 1) - gamma(n - k + 1)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from sbm_jax.config import Config
 from sbm_jax.stages.facts import Facts
+from sbm_jax.stages.judge_sources import judge_identity, read_prompts
 from sbm_jax.stages.probe import STIMULI, probe_identity
 from sbm_jax.stages.wanted import user_units
 from sbm_jax.store.spec import StoreSpec
@@ -41,8 +42,11 @@ def _exemplars(config: Config, facts: Facts, names: Mapping[str, str], aligned: 
 
 
 def _explain(config: Config, facts: Facts, names: Mapping[str, str], exemplars: StoreSpec) -> StoreSpec:
-    settings = {"explain": config.explain.model_dump()}
-    return StoreSpec("explain", 1, settings, {"exemplars": exemplars.name, "roi": names["roi"]})
+    settings = config.explain.model_dump(exclude={"labels", "clip", "masks", "prompts", "own_judge"})
+    if config.explain.clip:
+        settings["prompts"] = read_prompts(config)
+    inputs = {"exemplars": exemplars.name, "roi": names["roi"], **judge_identity(config, facts)}
+    return StoreSpec("explain", 1, {"explain": settings}, inputs)
 
 
 def _emergence(config: Config, facts: Facts, names: Mapping[str, str], explain: StoreSpec) -> StoreSpec:
