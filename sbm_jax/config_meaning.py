@@ -54,6 +54,21 @@ class EmergenceConfig(Section):
 class MatchConfig(Section):
     """The same concept in two dictionaries."""
 
+    others: list[str] = Field(
+        default_factory=list,
+        description="folders of other finished runs over the same images, or their stores of codes",
+    )
+    pairs: Literal["near", "all"] = Field(
+        default="near",
+        description="near: each layer with the next, and with that at the same depth of other runs; all: every",
+    )
+    top: int = Field(default=10, ge=1, description="best partners kept per unit")
+    images: int = Field(default=10_000, ge=0, description="images over which codes are compared, drawn by seed; 0: all")
+    least_images: int = Field(default=10, ge=1, description="units active on fewer images take no part")
+    shuffles: int = Field(default=4, ge=0, description="permutations of the images that show what chance reaches")
+    shown: int = Field(default=3, ge=0, description="matched units drawn per pair of dictionaries")
+    exemplars: int = Field(default=8, ge=1, description="images drawn of each")
+    memory_mb: int = Field(default=512, ge=16, description="budget for blocks of codes")
     seed: int = 0
 
 

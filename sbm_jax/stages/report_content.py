@@ -24,6 +24,7 @@ from sbm_jax.stages.report_assign import assign_tables
 from sbm_jax.stages.report_joint import joint_curves, joint_tables
 from sbm_jax.stages.report_layers import depth_tables, profile_curve
 from sbm_jax.stages.report_maps import SPACE, SubjectMaps, cortex
+from sbm_jax.stages.report_match import match_exemplars, match_tables
 from sbm_jax.stages.report_pooling import pooling_plots, pooling_tables
 from sbm_jax.stages.report_recovery import recovery_tables
 from sbm_jax.stages.report_saes import sae_plots, sae_tables
@@ -85,6 +86,7 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -
             *joint_tables(summary),
             *depth_tables(summary, ctx.config.report.mode),
             *sae_tables(summary),
+            *match_tables(summary["match"]),
             *_roi_tables(summary),
             *_rsa_tables(ctx, summary),
             *pooling_tables(summary),
@@ -95,7 +97,7 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -
         outlines={name: found.atlases for name, found in drawn.items()},
         curves=[*joint_curves(summary), *_curves(ctx, summary)],
         plots=[*size_plots(summary), *sae_plots(summary), *pooling_plots(summary)],
-        exemplars=_exemplars(ctx),
+        exemplars=[*_exemplars(ctx), *match_exemplars(ctx)],
         recovery=recovery_tables(recovery, chosen_on(align), told_over(data["shared"])) if recovery else None,
         methods=(("Similarity", similarity_text(align)), *METHODS),
         provenance=_provenance(ctx),

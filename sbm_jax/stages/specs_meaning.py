@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from sbm_jax.config import Config
 from sbm_jax.stages.facts import Facts
 from sbm_jax.stages.judge_sources import judge_identity, read_prompts
+from sbm_jax.stages.match_dictionaries import find_codes, folder_of
 from sbm_jax.stages.probe import STIMULI, probe_identity
 from sbm_jax.stages.wanted import user_units
 from sbm_jax.store.spec import StoreSpec
@@ -25,7 +26,7 @@ def meaning_specs(
         "exemplars": exemplars,
         "explain": explain,
         "emergence": _emergence(config, facts, names, explain),
-        "match": _match(config, facts, names, exemplars),
+        "match": _match(config, names),
         "edit": _edit(config, facts, names, exemplars, aligned),
         "stability": _stability(config, facts, names, betas, aligned),
     }
@@ -54,9 +55,14 @@ def _emergence(config: Config, facts: Facts, names: Mapping[str, str], explain: 
     return StoreSpec("emergence", 1, settings, {"explain": explain.name, "codes": names["codes"], "roi": names["roi"]})
 
 
-def _match(config: Config, facts: Facts, names: Mapping[str, str], exemplars: StoreSpec) -> StoreSpec:
-    inputs = {"codes": names["codes"], "saes": names["saes"], "exemplars": exemplars.name}
-    return StoreSpec("match", 1, {"match": config.match.model_dump()}, inputs)
+def _match(config: Config, names: Mapping[str, str]) -> StoreSpec:
+    """Other runs by the names of their stores of codes, and of their folders, by which they are called."""
+    others = [find_codes(entry) for entry in config.match.others]
+    settings = {"match": config.match.model_dump(exclude={"others", "memory_mb"}), "kinds": config.kinds}
+    if others:
+        settings["others"] = [folder_of(path).name for path in others]
+    inputs = {f"other {i}": path.name for i, path in enumerate(others)}
+    return StoreSpec("match", 1, settings, {"codes": names["codes"], "saes": names["saes"], **inputs})
 
 
 def _edit(

@@ -34,7 +34,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "exemplars": ("dataset", "extract", "align", "roi"),
     "explain": ("exemplars",),
     "emergence": ("explain",),
-    "match": ("exemplars",),
+    "match": ("dataset", "extract", "encode"),
     "edit": ("exemplars",),
     "stability": ("align",),
     "report": (
