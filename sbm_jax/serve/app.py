@@ -30,7 +30,7 @@ TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
 }
-POSTS = ("/api/picture", "/api/edit")
+POSTS = ("/api/upload",)
 Answer = Callable[[Words], Any]
 
 
@@ -48,9 +48,9 @@ def make_app(lib: Library, live: Any | None) -> App:
     for path, table in csv_answers(lib).items():
         routes.append(Route(path, _csv(lib, table)))
     if live is not None:
-        from sbm_jax.serve.posts import post_routes
+        from sbm_jax.serve.posts import upload_route
 
-        routes += post_routes(lib, live)
+        routes.append(upload_route(live))
     app = Starlette(routes=routes, exception_handlers={404: _not_found, 405: _only_reads, 500: _broken})
     app.router.redirect_slashes = False
     return Guard(app, POSTS)

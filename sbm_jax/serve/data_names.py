@@ -8,6 +8,7 @@ import numpy as np
 
 from sbm_jax.serve.library import Library
 from sbm_jax.stages.exemplar_lists import read_exemplars
+from sbm_jax.stages.explain_names import FDR, judges_of, read_judged
 from sbm_jax.stages.inputs import relative_extents
 
 FOLLOWS = "follows"  # the judge made of the roi store: the label that a unit's code correlates with most
@@ -44,6 +45,8 @@ def judgement(lib: Library, judge: str, kind: str) -> Judgement | None:
     modes = lib.modes_of(kind)
     if names is None or not modes:
         return None
+    if judge != FOLLOWS and judge not in judges_of(lib.store(lib.ctx.specs.explain), kind):
+        return None
     width = lib.units_per_layer[modes[0]]
     key = ("judgement", judge, kind, lib.key())
     make = (
@@ -67,18 +70,15 @@ def _follows(lib: Library, kind: str, names: tuple[str, ...]) -> Judgement | Non
 
 
 def _judged(lib: Library, judge: str, kind: str, width: int, names: tuple[str, ...]) -> Judgement:
+    """Names that are more frequent than chance gives (false discovery rate, as the stage has it); the others are none."""
     explain, exemplars = lib.store(lib.ctx.specs.explain), lib.store(lib.ctx.specs.exemplars)
     out = _empty(names, len(lib.hooks) * width)
     for layer, hook in enumerate(lib.hooks):
-        base = f"{judge}/{kind}/{hook}"
-        if not (explain.path / base / "concept").is_dir():
-            continue  # a judge may not speak of all dictionaries: masks need patches
+        found = read_judged(explain, judge, kind, hook)
         at = layer * width + read_exemplars(exemplars, kind, hook).units
-        for part, values in (("concept", out.concept), ("count", out.count), ("stable", out.stable)):
-            values[at] = explain.read(f"{base}/{part}")
-        for part, values in (("effect", out.effect), ("effect_low", out.low), ("effect_high", out.high)):
-            if (explain.path / base / part).is_dir():
-                values[at] = explain.read(f"{base}/{part}")
+        out.concept[at] = np.where(found.q <= FDR, found.concept, -1)
+        out.count[at], out.stable[at] = found.count, found.stable
+        out.effect[at], out.low[at], out.high[at] = found.effect, found.effect_low, found.effect_high
     return out
 
 

@@ -14,6 +14,7 @@ from sbm_jax.serve.data_units import exemplar_list, firing_of
 from sbm_jax.serve.library import Library
 from sbm_jax.stages.image_sets import LEAST, image_sets
 from sbm_jax.stages.inputs import read_codes, short_roi, subject_images, unit_columns
+from sbm_jax.stages.match_lists import describe, matches_of
 
 MOST_BETAS = 2 << 30  # bytes of responses that are read for one map; larger runs show the voxels that are stored
 
@@ -134,10 +135,21 @@ def _scores(lib: Library, hook: str, number: int, subject: str, mode: str) -> tu
 
 
 def matches(lib: Library, kind: str, hook: str, number: int) -> dict[str, Any]:
-    """The same unit in other dictionaries, from the store of matches; in other subjects: those whose voxels it wins."""
+    """Its best partner in every dictionary that its own was compared with, the most alike first."""
     store = lib.optional("match")
     if store is None:
         return {"there": False, "rows": []}
-    from sbm_jax.serve.data_matches import rows_of
-
-    return {"there": True, "rows": rows_of(lib, store, kind, hook, number)}
+    own = store.json("match.json")["seed"]
+    rows = []
+    for match in sorted(matches_of(store, kind, hook, number), key=lambda m: -m.r):
+        other = match.dictionary
+        row: dict[str, Any] = {**match._asdict(), "here": False}
+        # only the run's own autoencoders have pages here
+        if other["other"] < 0 and other["seed"] == own and other["kind"] in lib.kinds and other["hook"] in lib.hooks:
+            row |= {"here": True, "kind": other["kind"], "hook": other["hook"]}
+            row["exemplars"] = exemplar_list(lib, other["kind"], other["hook"], match.unit, 6)
+            layer, width = lib.unit_key(other["kind"], other["hook"], match.unit)
+            row["names"] = names_of(lib, other["kind"], np.array([layer * width + match.unit]))[0]
+        row["dictionary"] = describe(other)
+        rows.append(row)
+    return {"there": True, "rows": rows}

@@ -149,7 +149,7 @@ def cards(lib: Library, kind: str, mode: str, flat: np.ndarray) -> list[dict[str
                 "held_out": found.held_out[at],
                 "best": found.best[at],
                 "image_rate": None if firing is None else firing.image_rate[unit],
-                "exemplars": exemplar_list(lib, kind, hook, unit, 6, heat=False),
+                "exemplars": exemplar_list(lib, kind, hook, unit, 6),
             }
         )
     return rows
@@ -195,9 +195,9 @@ def _rates(lib: Library, kind: str, width: int) -> np.ndarray:
     return np.concatenate([np.full(width, np.nan) if part is None else part.image_rate for part in parts])
 
 
-def exemplar_list(lib: Library, kind: str, hook: str, unit: int, most: int, heat: bool = True) -> dict[str, Any]:
+def exemplar_list(lib: Library, kind: str, hook: str, unit: int, most: int) -> dict[str, Any]:
     """The images that drive a unit most: `source` (probe: the exemplar store with its own probe set; stimuli: the roi store's
-    lists; none), rows of images, scores and, of patches, heat maps [e][g * g].
+    lists; none), rows of images, scores and, of patches, heat maps [e][g * g] in 255ths of the largest code of the image.
     """
     found = exemplars_of(lib, kind, hook)
     place = None if found is None else found.place(unit)
@@ -210,14 +210,20 @@ def exemplar_list(lib: Library, kind: str, hook: str, unit: int, most: int, heat
             "scores": found.scores[place][:most][keep],
             "why": _reasons(found.why[place]),
         }
-        if heat and found.heat is not None:
-            out["heat"] = found.heat[place][:most][keep].astype(np.float32).reshape(int(keep.sum()), -1)
+        if found.heat is not None:
+            out["heat"] = relative(found.heat[place][:most][keep].astype(np.float32).reshape(int(keep.sum()), -1))
         return out
     modes = [mode for mode in lib.modes_of(kind) if mode in lib.ctx.config.roi.modes]
     if modes and lib.optional("roi"):
         lists = lib.array(lib.store(lib.ctx.specs.roi), f"{modes[-1]}/exemplars")
         return {"source": "stimuli", "images": lists[lib.hooks.index(hook), unit][:most], "mode": modes[-1]}
     return {"source": "none", "images": []}
+
+
+def relative(heat_et: np.ndarray) -> np.ndarray:
+    """Heat maps in 255ths of the largest code of each image."""
+    most = np.maximum(heat_et.max(axis=1, keepdims=True, initial=0), 1e-12)
+    return np.round(255 * np.maximum(heat_et, 0) / most).astype(np.int64)
 
 
 def _reasons(why: int) -> list[str]:

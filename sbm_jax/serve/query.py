@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from sbm_jax.serve.answers import Refused
@@ -29,3 +30,12 @@ class Words:
         if not (text.isascii() and text.isdigit() and len(text) < 12):
             raise Refused(400, f"{key} must be a whole number, not {text!r}")
         return int(text)
+
+    def number(self, key: str, default: float) -> float:
+        try:
+            value = float(self.text(key, str(default)))
+        except ValueError:
+            raise Refused(400, f"{key} must be a number") from None
+        if not math.isfinite(value):
+            raise Refused(400, f"{key} must be a finite number")
+        return value

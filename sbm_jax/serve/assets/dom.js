@@ -37,7 +37,7 @@ export function table(headings, rows, className = '') {
   const numeric = headings.map((_, i) => i > 0 && rows.length > 0 && rows.some((row) => typeof row[i] === 'number') && rows.every((row) => typeof row[i] === 'number' || row[i] === null));
   const at = (i) => (numeric[i] ? 'number' : '');
   return h('div', { class: 'scroll table' }, h('table', { class: className },
-    h('thead', {}, h('tr', {}, headings.map((text, i) => h('th', { scope: 'col', class: at(i) }, text)))),
+    headings.some(Boolean) ? h('thead', {}, h('tr', {}, headings.map((text, i) => h('th', { scope: 'col', class: at(i) }, text)))) : null,
     h('tbody', {}, rows.map((row) => h('tr', {}, row.map((cell, i) => {
       const shown = typeof cell === 'number' || cell === null ? number(cell) : cell;
       return i ? h('td', { class: at(i) }, shown) : h('th', { scope: 'row' }, shown);

@@ -62,19 +62,20 @@ export function layerChart({ series, levels = [], labels, yLabel, xLabel = 'laye
 }
 
 // Where a value lies among its null values; ceiling: a mark, or null.
-export function nullStrip({ value, nulls, ceiling, label, width = 400, height = 66 }) {
+export function nullStrip({ value, nulls, ceiling, label, width = 400, height = 76 }) {
   const all = finite([0, value, ceiling, ...nulls]);
   const low = Math.min(...all), high = Math.max(...all, low + 0.05);
   const x = (v) => 14 + (width - 28) * (v - low) / (high - low);
+  const crowded = ceiling !== null && Math.abs(x(value ?? 0) - x(ceiling)) < 62;
   const out = s('svg', { viewBox: `0 0 ${width} ${height}`, role: 'img', class: 'chart' });
   out.append(s('line', { x1: 10, x2: width - 10, y1: 30, y2: 30, stroke: '#d9dee3' }));
   for (const tick of niceTicks(low, high, 6)) {
     out.append(s('line', { x1: x(tick), x2: x(tick), y1: 38, y2: 42, stroke: '#8a949e' }), text(x(tick), 54, String(Number(tick.toFixed(4))).replace('-', '−'), { 'text-anchor': 'middle' }));
   }
   for (const v of finite(nulls)) out.append(s('line', { x1: x(v), x2: x(v), y1: 22, y2: 38, stroke: '#8a949e', 'stroke-width': 1.5, opacity: 0.8 }));
-  if (Number.isFinite(ceiling) && ceiling !== null) out.append(s('line', { x1: x(ceiling), x2: x(ceiling), y1: 16, y2: 38, stroke: '#1b2026', 'stroke-dasharray': '3 3' }), text(x(ceiling), 12, 'ceiling', { 'text-anchor': x(ceiling) > width - 40 ? 'end' : 'middle' }));
-  if (Number.isFinite(value) && value !== null) out.append(s('circle', { cx: x(value), cy: 30, r: 6, fill: '#0072b2', stroke: '#fff', 'stroke-width': 1.5 }), text(x(value), 14, value.toFixed(3), { 'text-anchor': 'middle', fill: '#0072b2', 'font-weight': 600 }));
-  out.append(text(width / 2, 65, label, { 'text-anchor': 'middle', fill: '#1b2026' }));
+  if (Number.isFinite(ceiling) && ceiling !== null) out.append(s('line', { x1: x(ceiling), x2: x(ceiling), y1: 16, y2: 38, stroke: '#1b2026', 'stroke-dasharray': '3 3' }), text(x(ceiling) + (crowded ? 4 : 0), 12, 'ceiling', { 'text-anchor': crowded ? (x(ceiling) > width - 48 ? 'end' : 'start') : x(ceiling) > width - 40 ? 'end' : 'middle' }));
+  if (Number.isFinite(value) && value !== null) out.append(s('circle', { cx: x(value), cy: 30, r: 6, fill: '#0072b2', stroke: '#fff', 'stroke-width': 1.5 }), text(crowded ? x(value) - 10 : x(value), crowded ? 26 : 14, value.toFixed(3), { 'text-anchor': crowded ? 'end' : 'middle', fill: '#0072b2', 'font-weight': 600 }));
+  out.append(text(width / 2, 71, label, { 'text-anchor': 'middle', fill: '#1b2026' }));
   return out;
 }
 

@@ -94,8 +94,8 @@ function matches(run, found) {
   if (!found.matches.there) return [title, says('Matches with other dictionaries are not there.', missing?.command)];
   if (!found.matches.rows.length) return [title, h('p', { class: 'note' }, 'No dictionary of this run was matched with this one.')];
   return [title, h('div', { class: 'grid' }, found.matches.rows.map((row) => h('article', { class: 'unit' },
-    h('h4', {}, row.unit === null ? row.dictionary : h('a', { href: unitAddress(row) }, `${row.dictionary} · unit ${row.unit}`)),
-    h('p', { class: 'facts' }, row.text),
+    h('h4', {}, row.here ? h('a', { href: unitAddress(row) }, `${row.hook} · unit ${row.unit}`) : `${row.dictionary} · unit ${row.unit}`, h('span', { class: 'kind' }, row.here ? ` ${row.kind}` : ''), ' ', chips(row.names)),
+    h('p', { class: 'facts' }, [`r ${number(row.r)}`, row.chance !== null ? `chance ${number(row.chance)}` : null, row.cosine !== null ? `decoder cosine ${number(row.cosine)}` : null, row.one_to_one ? 'one-to-one partner' : null].filter(Boolean).join(' · ')),
     row.exemplars ? h('div', { class: 'strip' }, row.exemplars.images.slice(0, 6).map((_, i) => tile(row.exemplars, i))) : null))),
-    exports(`${found.hook} unit ${found.unit} matches`, null, () => [['dictionary', 'unit', 'match'], ...found.matches.rows.map((r) => [r.dictionary, r.unit, r.text])])];
+    exports(`${found.hook} unit ${found.unit} matches`, null, () => [['dictionary', 'unit', 'r', 'chance', 'decoder cosine', 'one-to-one'], ...found.matches.rows.map((r) => [r.dictionary, r.unit, r.r, r.chance, r.cosine, r.one_to_one])])];
 }
