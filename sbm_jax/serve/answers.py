@@ -58,7 +58,7 @@ def json_bytes(value: Any) -> bytes:
 def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
     """A table for spreadsheets. Texts that a spreadsheet would take for a formula get an apostrophe in front."""
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
+    writer = csv.writer(stream, lineterminator="\r\n")  # so that either is quoted inside of a cell
     writer.writerow(header)
     for row in rows:
         writer.writerow([_cell(plain(value)) for value in row])

@@ -36,7 +36,7 @@ export async function show(run, words, place) {
     h('h2', { tabIndex: -1 }, 'Units'),
     h('div', { class: 'toolbar' },
       judge && choose('Concept', [['', 'any'], ...judge.concepts.map((c) => [c, c])], state.concept, (v) => go({ concept: v, ...(v && state.order === 'voxels' && judge.judge !== 'follows' ? { order: 'count' } : {}) }), { id: 'units-concept' }),
-      run.judges.length > 0 && choose('named by', run.judges.map((j) => [j.judge, j.judge]), state.judge, (v) => go({ judge: v })),
+      run.judges.length > 0 && choose('named by', run.judges.map((j) => [j.judge, j.judge]), state.judge, (v) => go({ judge: v }), { id: 'units-judge' }),
       regions.length > 0 && choose('Region', [['', 'any'], ...regions.map((r) => [r.name, r.title])], state.roi, (v) => go({ roi: v, order: v ? 'score' : 'voxels' }), { id: 'units-roi' }),
       state.roi && choose('ranked by', [['contrast', 'contrast'], ['mean', 'mean']], state.ranking, (v) => go({ ranking: v })),
       state.roi && choose('of', [['', 'all subjects'], ...run.subjects.map((x) => [x, x])], state.subject, (v) => go({ subject: v }))),
