@@ -67,7 +67,8 @@ def seen(lib: Library, picture: Image.Image) -> Image.Image:
             processor(read_preprocessor(Path(facts.path), facts.family), facts.image_size, facts.family)(picture)
         )
     if geometry == "stretch":
-        return picture.resize((max(picture.size),) * 2, Image.Resampling.BICUBIC)
+        long = max(picture.size)
+        return picture.resize((long, long), Image.Resampling.BICUBIC)
     short = min(picture.size)
     left, top = (picture.width - short) // 2, (picture.height - short) // 2
     return picture.crop((left, top, left + short, top + short))

@@ -20,6 +20,7 @@ from sbm_jax.report.encode import decode
 from sbm_jax.store.store import Store
 
 HOOK = "block05.resid"
+EDIT = {"image": 1, "kind": "patch", "hook": HOOK, "units": "1", "subject": "subj01", "mode": "cls"}
 
 
 def store(tiny, kind: str, **words) -> Store:
@@ -233,8 +234,8 @@ def test_what_is_no_picture_is_refused(explorer, data):
 
 
 def test_uploads_that_are_too_long_are_refused(explorer):
-    assert upload(explorer, b"x", **{"Content_Length": str(1 << 30)})[0] == 413
-    assert upload(explorer, b"x", **{"Content_Length": "1e3"})[0] in (400, 411)
+    assert upload(explorer, b"x", Content_Length=str(1 << 30))[0] == 413
+    assert upload(explorer, b"x", Content_Length="1e3")[0] in (400, 411)
 
 
 def test_the_prediction_is_that_of_each_voxels_best_unit(explorer, tiny, align):
@@ -363,9 +364,10 @@ def test_garbage_on_the_wire_ends_nothing(explorer):
         ("/api/units", {"kind": "patch", "mode": "patch_mean", "judge": "labels", "concept": "dragon"}, 404),
         ("/api/picture", {"image": "99999", "kind": "patch", "hook": HOOK}, 404),
         ("/api/cards", {"kind": "patch", "hook": HOOK, "units": "1,x"}, 400),
-        ("/api/edit", {"image": 1, "kind": "patch", "hook": HOOK, "units": "1", "how": "explode", "subject": "subj01", "mode": "cls"}, 400),
-        ("/api/edit", {"image": 1, "kind": "patch", "hook": HOOK, "units": "1", "how": "set", "value": "nan", "subject": "subj01", "mode": "cls"}, 400),
-        ("/api/edit", {"image": 1, "kind": "patch", "hook": HOOK, "units": "1", "patches": "9999", "subject": "subj01", "mode": "cls"}, 409),
+        ("/api/edit", {**EDIT, "how": "explode"}, 400),
+        ("/api/edit", {**EDIT, "how": "set", "value": "nan"}, 400),
+        ("/api/edit", {**EDIT, "units": "256"}, 404),
+        ("/api/edit", {**EDIT, "patches": "9999"}, 409),
     ],
 )  # fmt: skip
 def test_what_does_not_exist_is_refused_with_a_sentence(explorer, path, words, status):
