@@ -158,8 +158,6 @@ def make_config(backbone_folder: Path):
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory, program: Program, make_config) -> TinyRun:
     """The finished run of TINY. Tests must not write into it; `copy_run` makes a copy that they may change."""
-    import os as _o
-    if _o.environ.get("FAST_TINY"): return TinyRun(Path("/tmp/work/serve_run/tiny"), Path("/tmp/work/serve_run/tiny.yaml"), None)  # TEMP
     folder = tmp_path_factory.mktemp("tiny")
     config = make_config(folder / "tiny.yaml")
     process = program("run", "--config", config, "--out", folder / "run")
