@@ -182,7 +182,7 @@ def test_the_search_and_its_address(visit, explorer):
     v = visit(explorer)
     v.open("#units")
     v.page.wait_for_selector("#view-units .unit img")
-    v.page.select_option("#units-layer", value="1")  # the place of the layer, not its label
+    v.page.select_option("#units-layer", label="5")
     v.wait_hash("layer=1")
     v.page.wait_for_selector("#view-units .results:has-text('of 256 units')")
     v.page.select_option("#units-roi", "floc-faces")

@@ -26,6 +26,8 @@ export function number(value, digits = 3) {
   return value.toFixed(digits).replace('-', '−');
 }
 
+export function plural(count, what) { return `${number(count, 0)} ${what}${count === 1 ? '' : 's'}`; }
+
 export function percent(value) {
   if (value === null || value === undefined) return '–';
   const share = 100 * value;

@@ -27,7 +27,7 @@ async function route() {
   }
   if (changed && view !== 'cortex') window.scrollTo(0, 0);
   const place = document.getElementById(`view-${view}`);
-  if (view === 'cortex') { if (changed || !location.hash.startsWith('#cortex?')) await cortex.show(run); } else {
+  if (view === 'cortex') await cortex.show(run, changed); else {
     await VIEWS[view].show(run, words, place);
     document.documentElement.dataset.ready = 'yes';
   }

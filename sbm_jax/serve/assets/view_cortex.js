@@ -1,14 +1,18 @@
 // The cortex view: the viewer on the left, what a vertex holds on the right.
-import { ask } from './net.js';
-import { h, number, says, table } from './dom.js';
+import { address, ask } from './net.js';
+import { choose, h, says, table } from './dom.js';
 import { bareCortex, Explorer, subjectOf } from './explorer.js';
 import { showVoxel } from './voxel.js';
 
 let viewer = null;
+const unplaced = { subject: '', mode: '' }; // what is looked at where there is no cortex
 
-export async function show(run) {
+export async function show(run, changed) {
   if (viewer) {
-    if (location.hash.startsWith('#cortex?')) { viewer.readAddress(); viewer.update(); } else { viewer.fromAddress = true; viewer.update(); }
+    const told = location.hash.startsWith('#cortex?');
+    if (!changed && told) return; // the viewer follows its own addresses
+    if (told) viewer.readAddress(); else viewer.fromAddress = true;
+    viewer.update();
     return;
   }
   const [cortex, ...all] = await Promise.all([bareCortex(), ...run.subjects.map(subjectOf)]);
@@ -28,30 +32,33 @@ export async function show(run) {
 // Voxels without a place on the cortex are opened by number: #cortex?subject=..&voxel=..
 async function openVoxelFromAddress(run, panel) {
   const words = new URLSearchParams(location.hash.split('?')[1] || '');
-  if (words.has('voxel')) await showVoxel(panel, run, { subject: words.get('subject') || run.subjects[0], voxel: words.get('voxel'), mode: words.get('mode') || run.mode });
+  Object.assign(unplaced, { subject: run.subjects.includes(words.get('subject')) ? words.get('subject') : run.subjects[0], mode: run.modes.some((m) => m.mode === words.get('mode')) ? words.get('mode') : run.mode });
+  if (words.has('voxel')) await showVoxel(panel, run, { ...unplaced, voxel: words.get('voxel') });
   else await start(run, panel);
 }
 
 let started = 0;
 async function start(run, panel) {
   const mine = ++started;
-  const subject = viewer ? viewer.subject.name : run.subjects[0], mode = viewer ? viewer.state.mode : run.mode;
+  const { subject, mode } = viewer ? { subject: viewer.subject.name, mode: viewer.state.mode } : unplaced;
   const title = run.modes.find((m) => m.mode === mode).title;
-  panel.replaceChildren(h('h2', {}, 'Click a vertex'), h('p', { class: 'note' }, 'Its best units, scores beside their null and ceiling, layer profile and exemplars open here.'));
+  const go = (change) => { location.hash = address('#cortex', { ...unplaced, ...change }); };
+  panel.replaceChildren(h('h2', {}, viewer ? 'Click a vertex' : 'Choose a voxel'), viewer ? '' : h('div', { class: 'toolbar' },
+    choose('Subject', run.subjects.map((x) => [x, x]), subject, (v) => go({ subject: v })), choose('Features', run.modes.map((m) => [m.mode, m.title]), mode, (v) => go({ mode: v }))), h('p', { class: 'note' }, 'Its best units, scores beside their null and ceiling, layer profile and exemplars open here.'));
   try {
     const rows = await ask('/api/top_voxels', { subject, mode });
     if (mine !== started || (viewer && viewer.state.pin)) return;
     panel.append(h('h3', {}, `Best predicted voxels, ${subject}, ${title}`), table(['voxel', 'hemisphere', 'vertex', run.scored ? 'held-out r' : 'in-sample r'],
-      rows.slice(0, 15).map((row) => [open(run, panel, subject, mode, row), row.hemi || '–', row.vertex >= 0 ? String(row.vertex) : '–', row.score])));
+      rows.slice(0, 15).map((row) => [open(row, go), row.hemi || '–', row.vertex >= 0 ? String(row.vertex) : '–', row.score])));
   } catch (error) { panel.append(says(error.message, error.command)); }
 }
 
-function open(run, panel, subject, mode, row) {
+function open(row, go) {
   return h('button', { type: 'button', class: 'link', onclick: () => {
     if (viewer && row.vertex >= 0 && row.vertex < viewer.cortex.hemis.left.n && row.hemi) {
       viewer.state.pin = { side: row.hemi === 'L' ? 'left' : 'right', vertex: row.vertex };
       viewer.update();
-    } else showVoxel(panel, run, { subject, voxel: row.voxel, mode });
+    } else go({ voxel: row.voxel });
   } }, String(row.voxel));
 }
 

@@ -1,6 +1,6 @@
 // From a picture to the units that some of its patches drive, and to the voxels that those predict.
 import { address, ask, send, turns } from './net.js';
-import { choose, clip, h, number, says } from './dom.js';
+import { choose, clip, h, number, plural, says } from './dom.js';
 import { exports } from './export.js';
 import { gallerySvg, thumbAddress, unitCard } from './exemplars.js';
 import { mapOf } from './explorer.js';
@@ -81,7 +81,7 @@ async function showUnits(run, state, found, chosen, place) {
     place.replaceChildren(h('div', { class: 'heading' }, h('h3', {}, `Units on ${which}`),
       exports(title, () => gallerySvg(top.map(([unit]) => ({ title: `unit ${unit}  ${Object.values(by.get(unit).names).join(', ')}`, list: by.get(unit).exemplars })), 6), csv)),
     h('p', { class: 'note' }, `codes summed over tokens; ${number(all.length, 0)} units fire`),
-    ...top.map(([unit, sum, count]) => unitCard(by.get(unit), [`sum ${number(sum, 2)}`, found.grid ? `on ${count} of ${chosen.size || found.units.length} patches` : null, `best of ${number(by.get(unit).voxels, 0)} voxels`], 6)));
+    ...top.map(([unit, sum, count]) => unitCard(by.get(unit), [`sum ${number(sum, 2)}`, found.grid ? `on ${count} of ${chosen.size || found.units.length} patches` : null, `best of ${plural(by.get(unit).voxels, 'voxel')}`], 6)));
   } catch (error) { if (newest()) place.replaceChildren(says(error.message, error.command)); }
 }
 

@@ -1,6 +1,6 @@
 // Search over units: by concept, region, layer and kind.
 import { address, ask, turns } from './net.js';
-import { choose, h, number, percent, says } from './dom.js';
+import { choose, h, number, percent, plural, says } from './dom.js';
 import { exports } from './export.js';
 import { gallerySvg, unitCard } from './exemplars.js';
 
@@ -71,7 +71,7 @@ function list(run, state, found, go) {
     h('div', { class: 'heading' }, h('p', { class: 'note' }, found.total ? `${found.start + 1} to ${end} of ${number(found.total, 0)} units` : 'no unit fits'),
       exports(title, rows.length ? () => gallerySvg(rows, 6) : null, null), csv),
     h('div', { class: 'grid' }, found.units.map((unit) => unitCard(unit, [
-      `best of ${number(unit.voxels, 0)} voxels`, unit.held_out !== null ? `held out ${number(unit.held_out)}` : null,
+      `best of ${plural(unit.voxels, 'voxel')}`, unit.held_out !== null ? `held out ${number(unit.held_out)}` : null,
       unit.roi_score !== undefined ? `region ${number(unit.roi_score)}` : `highest r ${number(unit.best)}`,
       unit.image_rate !== null ? `fires on ${percent(unit.image_rate)} of images` : null]))),
     h('div', { class: 'heading' },
