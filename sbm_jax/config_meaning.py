@@ -73,8 +73,23 @@ class MatchConfig(Section):
 
 
 class EditConfig(Section):
-    """Causal tests on the frozen backbone."""
+    """Causal tests on the frozen backbone: units that ROIs known for a concept selected are removed and driven."""
 
+    images: int = Field(default=96, ge=0, description="held-out images, evenly spread over their order; 0: all")
+    units: int = Field(default=20, ge=1, description="per ROI, hook and token kind: the first of its contrast ranking")
+    hooks: list[str] = Field(default_factory=list, description="one at a time; empty: all on the residual stream")
+    draws: int = Field(default=5, ge=0, description="sets of control units matched on firing rate and energy")
+    doses: list[float] = Field(default=[0.5, 2.0, 4.0], description="codes times these, at the ROI's best hook")
+    drive: list[float] = Field(
+        default=[0.5, 1.0], description="codes set to these multiples of each unit's largest code"
+    )
+    voxels: bool = Field(
+        default=True, description="predict responses through the alignment, where it is of patches or CLS"
+    )
+    head: str = Field(
+        default="", description="segmentation head (`sbm-jax segmentation-head`) on which to test; empty: none"
+    )
+    bootstrap: int = Field(default=1000, ge=0, description="draws of images for intervals; 0: none")
     seed: int = 0
 
 

@@ -47,7 +47,7 @@ class Editor:
 
     members: autoencoders by (token kind, hook); those off the residual stream cannot be edited. largest: the largest code of
     every unit [u] by (kind, hook), which `clamp` needs. devices: cases are spread over them (default: the first). rows: images
-    x cases per step.
+    x cases per step. keep_streams: calls that ask for no stream share the program of those that do, which saves a compilation.
     """
 
     def __init__(
@@ -58,9 +58,10 @@ class Editor:
         largest: Mapping[tuple[str, str], np.ndarray],
         devices: Sequence[Any] = (),
         rows: int | None = None,
+        keep_streams: bool = False,
     ):
         spec = backbone.model.spec
-        self.backbone, self.code = backbone, code
+        self.backbone, self.code, self.keep_streams = backbone, code, keep_streams
         self.n_layers, self.prefix, self.patches = spec.n_layers, spec.prefix_tokens, spec.grid**2
         self.hooks = tuple(hook_name(i) for i in range(spec.n_layers))
         self.readout = "projection" if spec.embedding_width else "final_norm"
@@ -110,7 +111,7 @@ class Editor:
         for at in range(0, len(cases), step):
             part = cases[at : at + step]
             plan = plan_cases(part, self.dictionaries, self.stacked, self.hooks, self.patches, step)
-            ends, kept = self._rest(plan, hooks)(self._network, start, np.int32(first), np.arange(step), plan)
+            ends, kept = self._rest(hooks)(self._network, start, np.int32(first), np.arange(step), plan)
             for hook in hooks:
                 if hook in ends:
                     values = np.asarray(ends[hook])[: len(part)]
@@ -133,7 +134,7 @@ class Editor:
         place = self.stacked[kind].index(hook)
         # room for a power of two: few shapes, few programs
         padded = np.full(1 << max(3, (len(units) - 1).bit_length()), self.dictionaries[kind, hook].units, np.int32)
-        padded[: len(units)] = units
+        padded[: len(units)] = np.asarray(units, np.int32)
         if ("codes", kind) not in self._programs:
             self._programs["codes", kind] = jax.jit(functools.partial(self._codes, kind))
         found = self._programs["codes", kind](self._network.members[kind], np.int32(place), stream_btd, padded)
@@ -166,14 +167,14 @@ class Editor:
 
         return jax.lax.scan(step, x_btd, network.blocks)[1]
 
-    def _rest(self, plan: Plan, hooks: Sequence[str]) -> Callable[..., tuple[dict[str, jax.Array], jax.Array]]:
+    def _rest(self, hooks: Sequence[str]) -> Callable[..., tuple[dict[str, jax.Array], jax.Array]]:
         """Jitted (network, stream [b, t, d] after block `first`, first, cases [e], plan) -> what `hooks` name of the end of the
         network [e, ...], and, if they name any, all streams [l, e, b, t, d] (those before `first` are 0).
         """
-        kinds, keep = tuple(plan.kinds), any(hook in self.hooks for hook in hooks)
+        kinds, keep = tuple(self.stacked), self.keep_streams or any(hook in self.hooks for hook in hooks)
         final = tuple(sorted(set(hooks) - set(self.hooks)))
-        if (kinds, keep, final) in self._programs:
-            return self._programs[kinds, keep, final]
+        if (keep, final) in self._programs:
+            return self._programs[keep, final]
 
         def local(network: _Network, x_btd: jax.Array, first: jax.Array, cases: jax.Array, plan: Plan):
             e, (b, t, d) = len(cases), x_btd.shape
@@ -184,9 +185,9 @@ class Editor:
                 x = jax.lax.cond(i > first, self._run_block, lambda state, x: x, state, x)
                 for kind in kinds:
                     place = plan.places[kind][i]
-                    arguments = _one(network.members[kind], place[0]), _one(plan.kinds[kind], place[1])
+                    arguments = _one(network.members[kind], place), _one(plan.kinds[kind], place)
                     edit = functools.partial(self._edited, kind, i == first)
-                    x = jax.lax.cond(place[0] >= 0, edit, lambda member, change, x: x, *arguments, x)
+                    x = jax.lax.cond(place >= 0, edit, lambda member, change, x: x, *arguments, x)
                 return x, kept.at[i].set(x) if keep else kept
 
             x = jnp.broadcast_to(x_btd[None], (e, b, t, d)).reshape(e * b, t, d)
@@ -197,10 +198,11 @@ class Editor:
             return unfold, kept.reshape(len(kept), e, b, t, d)
 
         everywhere, by_case = P(), P(None, "data")
-        specs = (everywhere, everywhere, everywhere, P("data"), Plan(everywhere, dict.fromkeys(kinds, by_case)))
+        where: Any = Plan(everywhere, dict.fromkeys(kinds, by_case))  # pyright: ignore[reportArgumentType]
+        specs = (everywhere, everywhere, everywhere, P("data"), where)
         mapped = jax.shard_map(local, mesh=self._mesh, in_specs=specs, out_specs=(P("data"), by_case), check_vma=False)
-        self._programs[kinds, keep, final] = jax.jit(mapped)
-        return self._programs[kinds, keep, final]
+        self._programs[keep, final] = jax.jit(mapped)
+        return self._programs[keep, final]
 
     def _end(self, model: Any, x_btd: jax.Array, name: str) -> jax.Array:
         if name == EMBEDDING and self.readout == "projection":
@@ -219,14 +221,12 @@ class Editor:
 
         def case(arguments: tuple[Changes, jax.Array]) -> jax.Array:
             change, x_btd = arguments
-            units_s = jnp.asarray(change.units)
-            if one is None:
-                z_bts = thresholded(member, x_btd, units_s)
-            else:
-                z_bts = picked(jax.lax.cond(shared, lambda x: one, keep, x_btd), units_s)
+            units_s, chosen_t = jnp.asarray(change.units), jnp.asarray(change.rebuild)
+            kept = None if one is None else jax.lax.cond(shared, lambda x: one, keep, x_btd)
+            z_bts = thresholded(member, x_btd, units_s) if kept is None else picked(kept, units_s)
             moved = z_bts * change.slope.T[None] + change.shift.T[None]
             put_in = functools.partial(rebuilt, member, self.code)
-            base = jax.lax.cond(change.rebuild.any(), put_in, lambda x, chosen: x, x_btd, jnp.asarray(change.rebuild))
+            base = jax.lax.cond(chosen_t.any(), put_in, lambda kept, x, chosen: x, kept, x_btd, chosen_t)
             return base + added(member, moved, units_s)
 
         new = jax.lax.map(case, (change, x_ebtd))  # in turn: codes of all cases at once would not fit

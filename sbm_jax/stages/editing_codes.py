@@ -54,17 +54,19 @@ def added(member: Member, moved_bts: jax.Array, units_s: jax.Array) -> jax.Array
     return jnp.einsum("bts,sd->btd", moved_bts, rows, precision=_HIGHEST) / member.norm.scale[0]
 
 
-def rebuilt(member: Member, code: Code, x_btd: jax.Array, chosen_t: jax.Array) -> jax.Array:
-    """x^ = mean + x'^ / scale at the chosen tokens, with x'^ the reconstruction in normalised coordinates."""
+def rebuilt(member: Member, code: Code, kept: Kept | None, x_btd: jax.Array, chosen_t: jax.Array) -> jax.Array:
+    """x^ = mean + x'^ / scale at the chosen tokens, with x'^ the reconstruction (from the kept codes, where k are kept) in
+    normalised coordinates.
+    """
 
-    def image(x_td: jax.Array) -> jax.Array:
-        if code.any_number:
-            z_tu = final_codes(*code, member.params, member.threshold, normalise(member.norm, x_td[None])[0])
-            x_hat = jnp.einsum("tu,ud->td", z_tu, member.params.w_dec, precision=_HIGHEST)
-        else:
-            values, units = kept_codes(member, code.k, x_td[None])
-            x_hat = jnp.einsum("tk,tkd->td", values[0], member.params.w_dec[units[0]], precision=_HIGHEST)
-        return (x_hat + member.params.b_dec[None]) / member.norm.scale[0] + member.norm.mean
+    def decoded(x_td: jax.Array) -> jax.Array:
+        z_tu = final_codes(*code, member.params, member.threshold, normalise(member.norm, x_td[None])[0])
+        return jnp.einsum("tu,ud->td", z_tu, member.params.w_dec, precision=_HIGHEST)
 
-    # one image at a time: dense codes of a batch would not fit
-    return jnp.where(chosen_t[None, :, None], jax.lax.map(image, x_btd), x_btd)
+    def summed(kept: Kept) -> jax.Array:
+        return jnp.einsum("tk,tkd->td", kept[0], member.params.w_dec[kept[1]], precision=_HIGHEST)
+
+    # one image at a time: dense codes, or decoder rows of all tokens, of a batch would not fit
+    x_hat = jax.lax.map(decoded, x_btd) if kept is None else jax.lax.map(summed, kept)
+    x_hat = (x_hat + member.params.b_dec[None, None]) / member.norm.scale[0] + member.norm.mean[None]
+    return jnp.where(chosen_t[None, :, None], x_hat, x_btd)

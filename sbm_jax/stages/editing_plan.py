@@ -39,7 +39,7 @@ class Dictionary(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """Changes of codes, z' - z = slope z + shift, at the j hooks that some case edits.
+    """Changes of codes, z' - z = slope z + shift, at the j hooks with an autoencoder of one kind of token.
 
     units: int32 [j, e, s], padded with the number of units. slope, shift: float32 [j, e, s, t], t = 1 where all tokens are
     treated alike. rebuild: bool [j, e, t]: the reconstruction stands in for these tokens.
@@ -52,9 +52,7 @@ class Changes(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """places: per kind int32 [l, 2], for every block the number of its hook among the stacked autoencoders, and among the hooks
-    of `kinds`; -1: no edit there.
-    """
+    """places: per kind int32 [l], for every block the number of its hook among the stacked autoencoders; -1: no edit there."""
 
     places: dict[str, np.ndarray]
     kinds: dict[str, Changes]
@@ -103,30 +101,34 @@ def plan_cases(
 ) -> Plan:
     """Checked cases as arrays, padded to `room` cases without edits. stacked: the hooks of each kind's autoencoders in order."""
     kinds, places = {}, {}
-    for kind in sorted({edit.kind for case in cases for edit in case}):
-        found = [[_by_hook(case, kind, hook) for case in cases] for hook in stacked[kind]]
-        edited = [j for j, of_cases in enumerate(found) if any(of_cases)]
-        places[kind] = np.full((len(hooks), 2), -1, np.int32)
-        for number, j in enumerate(edited):
-            places[kind][hooks.index(stacked[kind][j])] = j, number
-        # One hook or room for all of them: two shapes, two programs.
-        slots = 1 if len(edited) == 1 else len(stacked[kind])
-        used = [edit for j in edited for edits in found[j] for edit in edits]
+    for kind, of_kind in stacked.items():
+        found = [[_by_hook(case, kind, hook) for case in cases] for hook in of_kind]
+        used = [edit for of_cases in found for edits in of_cases for edit in edits]
+        widest = max((len({u for edit in edits for u in edit.units}) for x in found for edits in x), default=0)
+        # Few shapes, few programs: room for all hooks of a kind, for all patches or one value for all, for 8, 32, 128 ... units.
+        shape = (len(of_kind), room, _room_for(widest))
         tokens = patches if any(edit.patches is not None for edit in used) else 1
-        widest = max(len({u for edit in edits for u in edit.units}) for j in edited for edits in found[j])
-        s = max(_LEAST_UNITS, 1 << (max(widest, 1) - 1).bit_length())
-        u = known[kind, stacked[kind][edited[0]]].units
         changes = Changes(
-            np.full((slots, room, s), u, np.int32),
-            np.zeros((slots, room, s, tokens), np.float32),
-            np.zeros((slots, room, s, tokens), np.float32),
-            np.zeros((slots, room, tokens), bool),
+            np.full(shape, known[kind, of_kind[0]].units, np.int32),
+            np.zeros((*shape, tokens), np.float32),
+            np.zeros((*shape, tokens), np.float32),
+            np.zeros((*shape[:2], tokens), bool),
         )
-        for number, j in enumerate(edited):
-            for e, edits in enumerate(found[j]):
-                _fill(changes, number, e, edits, known[kind, stacked[kind][j]].largest)
+        places[kind] = np.full(len(hooks), -1, np.int32)
+        for j, (hook, of_cases) in enumerate(zip(of_kind, found, strict=True)):
+            if any(of_cases):
+                places[kind][hooks.index(hook)] = j
+            for e, edits in enumerate(of_cases):
+                _fill(changes, j, e, edits, known[kind, hook].largest)
         kinds[kind] = changes
     return Plan(places, kinds)
+
+
+def _room_for(units: int) -> int:
+    room = _LEAST_UNITS
+    while room < units:
+        room *= 4
+    return room
 
 
 def _by_hook(case: Sequence[UnitEdit], kind: str, hook: str) -> list[UnitEdit]:

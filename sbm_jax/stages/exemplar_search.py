@@ -34,15 +34,15 @@ class Codes(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Over the images of one device, float32 [1, u] each: images and tokens on which a unit fires, its codes and their squares
-    added up, its largest code.
+    """Over the images of one device, float32 [1, u] each: images on which a unit fires, its largest code; tokens on which it
+    fires, its codes and their squares added up. The last three are None for kept values, which the host adds up faster.
     """
 
     images: jax.Array
-    tokens: jax.Array
-    total: jax.Array
-    square: jax.Array
     largest: jax.Array
+    tokens: jax.Array | None = None
+    total: jax.Array | None = None
+    square: jax.Array | None = None
 
 
 @functools.lru_cache(maxsize=8)
@@ -60,24 +60,27 @@ def encode_batch(mesh: Mesh, code: Code, score: Score) -> Callable[..., tuple[ja
             z = final_codes(*code, member.params, member.threshold, x).reshape(b, t, u)
             z = jnp.where(real_b[:, None, None], z, 0.0)
             peak, total = z.max(axis=1), z.sum(axis=1)
-            tokens, square = (z > 0).sum(axis=(0, 1), dtype=jnp.float32), (z * z).sum(axis=(0, 1))
             pooled = peak if score == "max" else total / t
-            sums = Sums((peak > 0).sum(axis=0, dtype=jnp.float32), tokens, total.sum(axis=0), square, peak.max(axis=0))
-            return pooled, jax.tree.map(lambda x: x[None], sums), Codes(z, None)
+            sums = _fired(peak)._replace(
+                tokens=(z > 0).sum(axis=(0, 1), dtype=jnp.float32)[None],
+                total=total.sum(axis=0)[None],
+                square=(z * z).sum(axis=(0, 1))[None],
+            )
+            return pooled, sums, Codes(z, None)
         values, units = topk_encode(x, member.params.w_enc, member.params.b_enc, code.k)
         values, units = values.reshape(b, t * code.k), units.reshape(b, t * code.k)
         values = jnp.where(real_b[:, None], values, 0.0)
         rows, zero = jnp.arange(b)[:, None], jnp.zeros((b, u), jnp.float32)
         peak = zero.at[rows, units].max(values)
         pooled = peak if score == "max" else zero.at[rows, units].add(values / t)
-        parts = jnp.stack([(values > 0).astype(jnp.float32), values, values * values], axis=2)
-        tokens, total, square = jnp.zeros((u, 3), jnp.float32).at[units].add(parts).T
-        sums = Sums((peak > 0).sum(axis=0, dtype=jnp.float32), tokens, total, square, peak.max(axis=0))
-        codes = Codes(values.reshape(b, t, code.k), units.reshape(b, t, code.k))
-        return pooled, jax.tree.map(lambda x: x[None], sums), codes
+        return pooled, _fired(peak), Codes(values.reshape(b, t, code.k), units.reshape(b, t, code.k))
 
     split = P("data")
     return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P(), split, split), out_specs=split, check_vma=False))
+
+
+def _fired(peak_bu: jax.Array) -> Sums:
+    return Sums((peak_bu > 0).sum(axis=0, dtype=jnp.float32)[None], peak_bu.max(axis=0)[None])
 
 
 @functools.lru_cache(maxsize=8)
@@ -180,13 +183,23 @@ class FiringSums:
     def __init__(self, u: int):
         self.sums = {name: np.zeros(u) for name in Sums._fields}
 
-    def add(self, sums: Sums) -> None:
-        for name, part in zip(Sums._fields, sums, strict=True):
-            part = np.asarray(part, np.float64)
-            if name == "largest":
-                np.maximum(self.sums[name], part.max(axis=0), out=self.sums[name])
-            else:
-                self.sums[name] += part.sum(axis=0)
+    def add(self, sums: Sums, codes: Codes) -> None:
+        """One batch."""
+        np.maximum(self.sums["largest"], np.asarray(sums.largest).max(axis=0), out=self.sums["largest"])
+        parts = {name: part for name, part in sums._asdict().items() if name != "largest" and part is not None}
+        for name, part in parts.items():
+            self.sums[name] += np.asarray(part, np.float64).sum(axis=0)
+        if codes.units is not None:
+            values, units, u = (
+                np.asarray(codes.values).ravel(),
+                np.asarray(codes.units).ravel(),
+                len(self.sums["total"]),
+            )
+            active = values > 0
+            values, units = values[active].astype(np.float64), units[active]
+            self.sums["tokens"] += np.bincount(units, minlength=u)
+            self.sums["total"] += np.bincount(units, values, u)
+            self.sums["square"] += np.bincount(units, values * values, u)
 
     def firing(self, n_images: int, n_tokens: int, decoder_ud: np.ndarray) -> Firing:
         """Rates and means over so many images and tokens."""

@@ -68,7 +68,7 @@ def run(ctx: Context) -> Store:
     mesh = make_mesh({"data": len(ctx.devices)}, ctx.devices)
     code = Code(ctx.config.train.objective, ctx.config.train.k)
     budget = config.memory_mb << 20
-    step = _step(config.batch, budget // _WORKING, 12 * t * len(every[0].why), mesh.size)
+    step = batch_images(config.batch, budget, t, len(every[0].why), mesh.size)
     probe = open_probe(ctx, step)
     step = min(step, -(-probe.block // mesh.size) * mesh.size)
     writer = ctx.writer(ctx.specs.exemplars)
@@ -76,7 +76,7 @@ def run(ctx: Context) -> Store:
     done = writer.cursor
     with progress("exemplars", len(probe.ids) * len(every), "images x dictionaries", len(probe.ids) * done) as task:
         for part in groups:
-            members = {d.number: _everywhere(read_member(saes, d.number), mesh) for d in part}
+            members = {d.number: everywhere(read_member(saes, d.number), mesh) for d in part}
             found = search(probe, part, members, code, mesh, step, config.top, config.score, task.advance)
             for d, (lists, firing) in zip(part, found, strict=True):
                 _write(writer, d, lists, firing)
@@ -98,9 +98,11 @@ def run(ctx: Context) -> Store:
     return writer.commit()
 
 
-def _step(batch: int, budget: int, per_image: int, devices: int) -> int:
-    """Images at once: what the budget holds, at most `batch`, a multiple of the devices."""
-    return max(1, min(-(-batch // devices), budget // (per_image * devices))) * devices
+def batch_images(most: int, budget: int, patches: int, units: int, devices: int) -> int:
+    """Images at once, a multiple of the devices: at most `most`, and what a part of the budget holds of 12 bytes per token and unit
+    (pre-activations, and what selects among them).
+    """
+    return max(1, min(-(-most // devices), budget // _WORKING // (12 * patches * units * devices))) * devices
 
 
 def group(dictionaries: Sequence[Dictionary], budget: int, e: int) -> list[list[Dictionary]]:
@@ -153,7 +155,7 @@ def search(
     # the device computes one batch while the host sorts the one before
     for i, first, count, (scores, parts, codes) in one_ahead(batches()):
         units = dictionaries[i].units
-        sums[i].add(parts)
+        sums[i].add(parts, codes)
         entered = lists[i].take(first, np.asarray(scores)[:count, units])
         heat = lists[i].heat
         if heat is not None and len(entered.image):
@@ -166,7 +168,8 @@ def search(
     return out
 
 
-def _everywhere(member: Member, mesh: Mesh) -> Member:
+def everywhere(member: Member, mesh: Mesh) -> Member:
+    """The autoencoder on every device."""
     return jax.device_put(member, NamedSharding(mesh, P()))
 
 

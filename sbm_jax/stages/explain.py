@@ -22,7 +22,7 @@ from sbm_jax.store.store import Store, StoreWriter
 def run(ctx: Context) -> Store:
     """Write, per judge and `JUDGE/KIND/HOOK/`, of the wanted units in the order of the exemplar lists: `concept` int16 [w] (-1:
     none), `count` int16 [w], `stable` bool [w], `effect`, `effect_low`, `effect_high`, `q` float32 [w], `counts` int16 [w, c],
-    `judged` int16 [w]; of masks also `f1`, `precision`, `recall`, `ap`, `prevalence` float32 [w, c]. Judges of whole images:
+    `judged` int16 [w]; of masks also `f1`, `ap`, `prevalence` float32 [w, c]. Judges of whole images:
     `JUDGE/shows` bool [n, c], `JUDGE/seen` bool [n] over the probe set, and `JUDGE/scores` [n, c] of zero-shot.
     `explain.json`: judges, what was left out and why, tables of regions and of random units.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,10 @@ class MaskJudge:
     @property
     def base_c(self) -> np.ndarray:
         """Share of all patches that are of each class."""
+        return self._rates
+
+    @cached_property
+    def _rates(self) -> np.ndarray:
         known = self.classes[self.classes[:, 0] != _UNJUDGED]
         return np.bincount(known.ravel() + 1, minlength=len(self.concepts) + 1)[1:] / max(known.size, 1)
 
@@ -46,7 +51,7 @@ class MaskJudge:
         """An exemplar shows the class that most of its lit patches are of: those with at least half of the code of its strongest
         patch. The unit's concept is the class of greatest F1 over all its exemplars.
 
-        more: f1, precision, recall, ap, prevalence, float32 [w, c]: of lit patches as a detector of the class, over the patches
+        more: f1, ap, prevalence, float32 [w, c]: of lit patches as a detector of the class, over the patches
         of all exemplars; ap is the average precision of the code itself, prevalence what a code without meaning would have.
         None for units without heat maps.
         """
@@ -111,14 +116,12 @@ def detection(heat_wt: np.ndarray, lit_wt: np.ndarray, of_class_c: Sequence[np.n
 def scores(
     gained: np.ndarray, both: np.ndarray, positive: np.ndarray, lit: np.ndarray, known: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """F1 = 2 both / (lit + positive), precision = both / lit, recall = both / positive, ap = gained / positive, prevalence =
-    positive / known; NaN where the class is on no patch. float32.
+    """F1 = 2 both / (lit + positive), which is the harmonic mean of precision both / lit and recall both / positive; ap = gained /
+    positive; prevalence = positive / known. NaN where the class is on no patch. float32.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         found = {
             "f1": 2 * both / (lit + positive),
-            "precision": both / lit,
-            "recall": both / positive,
             "ap": gained / positive,
             "prevalence": positive / known,
         }

@@ -36,7 +36,8 @@ def open_judges(ctx: Context, probe: dict[str, Any]) -> tuple[list[Judge], dict[
             "the dataset labels no images" if stimuli else "the probe set is a folder, and explain.labels is not set"
         )
     if config.clip:
-        judges.append(zero_shot_judge(clip_folder(ctx.config), read_prompts(ctx.config), probe_sources(ctx)))
+        prompts, model = read_prompts(ctx.config), clip_folder(ctx.config)
+        judges.append(zero_shot_judge(model, prompts, probe_sources(ctx), ctx.devices))
     else:
         left_out["clip"] = "explain.clip is not set"
     masks = _masks(ctx, probe)
@@ -54,7 +55,9 @@ def _masks(ctx: Context, probe: dict[str, Any]) -> Judge | str:
     if "patch" not in ctx.config.kinds:
         return "only units of patch tokens have heat maps, and exemplars.kinds or encode.modes leaves them out"
     stems = probe["ids"] if probe["kind"] == STIMULI else [str(PurePosixPath(i).with_suffix("")) for i in probe["ids"]]
-    found = read_masks(folder, _classes(ctx, folder), [f"{stem}.png" for stem in stems], _geometry(ctx), probe["grid"])
+    found = read_masks(
+        folder, mask_classes(ctx, folder), [f"{stem}.png" for stem in stems], picture_geometry(ctx), probe["grid"]
+    )
     if found is not None:
         return found
     if ctx.config.explain.masks:
@@ -65,7 +68,7 @@ def _masks(ctx: Context, probe: dict[str, Any]) -> Judge | str:
     return f"{folder.name} of the dataset holds no mask of a probe image"
 
 
-def _classes(ctx: Context, folder: Path) -> dict[int, str]:
+def mask_classes(ctx: Context, folder: Path) -> dict[int, str]:
     """Of classes.csv in the folder; in a dataset's own without one the dataset's concepts in order from 1, 0 being background."""
     if (folder / CLASSES).is_file() or ctx.config.explain.masks:
         return read_classes(folder / CLASSES)
@@ -74,7 +77,7 @@ def _classes(ctx: Context, folder: Path) -> dict[int, str]:
     return dict(enumerate(ctx.dataset.concepts, start=1))
 
 
-def _geometry(ctx: Context) -> Geometry:
+def picture_geometry(ctx: Context) -> Geometry:
     """What `extract` shows of a picture."""
     facts, name = ctx.facts.backbone, ctx.config.extract.geometry
     if name != "processor":

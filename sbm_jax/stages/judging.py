@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -73,6 +74,10 @@ class ImageJudge:
 
     @property
     def base_c(self) -> np.ndarray:
+        return self._rates
+
+    @cached_property
+    def _rates(self) -> np.ndarray:
         return self.shows[self.seen].mean(axis=0)
 
     def count(self, exemplars: Exemplars) -> Counts:

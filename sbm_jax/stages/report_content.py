@@ -21,6 +21,8 @@ from sbm_jax.report.thumbs import thumbnail
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import relative_extents, short_roi
 from sbm_jax.stages.report_assign import assign_tables
+from sbm_jax.stages.report_emergence import emergence_curves, emergence_tables
+from sbm_jax.stages.report_explain import explain_tables
 from sbm_jax.stages.report_joint import joint_curves, joint_tables
 from sbm_jax.stages.report_layers import depth_tables, profile_curve
 from sbm_jax.stages.report_maps import SPACE, SubjectMaps, cortex
@@ -90,12 +92,18 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -
             *_roi_tables(summary),
             *_rsa_tables(ctx, summary),
             *pooling_tables(summary),
+            *explain_tables(summary, list(ctx.facts.layer_labels)),
+            *emergence_tables(summary),
         ],
         cortex=cortex() if drawn else None,
         cortex_notes=_cortex_notes(maps),
         subjects={name: found.on_cortex for name, found in drawn.items()},
         outlines={name: found.atlases for name, found in drawn.items()},
-        curves=[*joint_curves(summary), *_curves(ctx, summary)],
+        curves=[
+            *joint_curves(summary),
+            *_curves(ctx, summary),
+            *emergence_curves(summary, ctx.config.report.mode),
+        ],
         plots=[*size_plots(summary), *sae_plots(summary), *pooling_plots(summary)],
         exemplars=[*_exemplars(ctx), *match_exemplars(ctx)],
         recovery=recovery_tables(recovery, chosen_on(align), told_over(data["shared"])) if recovery else None,

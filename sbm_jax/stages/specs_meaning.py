@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 from sbm_jax.config import Config
+from sbm_jax.errors import UserError
 from sbm_jax.stages.facts import Facts
 from sbm_jax.stages.judge_sources import judge_identity, read_prompts
 from sbm_jax.stages.match_dictionaries import find_codes, folder_of
 from sbm_jax.stages.probe import STIMULI, probe_identity
 from sbm_jax.stages.wanted import user_units
-from sbm_jax.store.spec import StoreSpec
+from sbm_jax.store.spec import HASH_LENGTH, StoreSpec
 
 
 def meaning_specs(
@@ -69,7 +72,16 @@ def _edit(
     config: Config, facts: Facts, names: Mapping[str, str], exemplars: StoreSpec, aligned: Mapping[str, str]
 ) -> StoreSpec:
     inputs = {"saes": names["saes"], "exemplars": exemplars.name, "roi": names["roi"], **aligned}
-    return StoreSpec("edit", 1, {"edit": config.edit.model_dump()}, inputs)
+    settings = {
+        "edit": config.edit.model_dump(exclude={"head"}),
+        "mode": config.report.mode if config.edit.voxels else "",
+    }
+    if config.edit.head:
+        path = Path(config.edit.head)
+        if not path.is_file():
+            raise UserError(f"edit.head: {path} is not there; make one with `sbm-jax segmentation-head --save {path}`")
+        settings["head"] = hashlib.sha256(path.read_bytes()).hexdigest()[:HASH_LENGTH]
+    return StoreSpec("edit", 1, settings, inputs)
 
 
 def _stability(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax
@@ -175,7 +176,7 @@ def test_lists_are_those_of_a_stable_sort(seed, n, w, e, data):
     scores = np.random.default_rng(seed).integers(0, 4, (n, w)).astype(np.float32)
     cuts = sorted(data.draw(st.sets(st.integers(1, n), max_size=5)) | {0, n})
     lists = TopLists(w, e, 1)
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in itertools.pairwise(cuts):
         entered = lists.take(start, scores[start:stop])
         lists.heat[entered.row, entered.slot, 0] = entered.image + start  # pyright: ignore
     lists.sort()
