@@ -19,10 +19,21 @@ from sbm_jax.cli.start import Machine, start_jax
     help="YAML file of the run. Without it: what lies beside its last report.",
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting, as for `run`.")
+@click.option(
+    "--head",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Segmentation head for the edits (`sbm-jax segmentation-head`). Without it: `edit.head` of the configuration.",
+)
 @click.option("--no-live", is_flag=True, help="Without the backbone: no views that compute features or edits.")
 @click.pass_obj
 def serve(
-    machine: Machine, run: Path, port: int, config_path: Path | None, overrides: tuple[str, ...], no_live: bool
+    machine: Machine,
+    run: Path,
+    port: int,
+    config_path: Path | None,
+    overrides: tuple[str, ...],
+    head: Path | None,
+    no_live: bool,
 ) -> None:
     """Look at the finished run in RUN: cortex, units, pictures and edits, in a browser of this machine.
 
@@ -31,7 +42,7 @@ def serve(
     from sbm_jax.serve.opening import open_run
     from sbm_jax.serve.server import serve as serve_until_interrupted
 
-    lib = open_run(run, config_path, overrides)
+    lib = open_run(run, config_path, overrides, head)
     live = None
     if not no_live:
         start_jax(machine)

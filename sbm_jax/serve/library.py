@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -68,11 +69,12 @@ class Kept:
 class Library:
     """A run as the explorer sees it.
 
-    command: what to type after `sbm-jax STAGE` to make what is missing.
+    command: what to type after `sbm-jax STAGE` to make what is missing. head: a segmentation head for edits.
     """
 
-    def __init__(self, ctx: Context, command: str):
+    def __init__(self, ctx: Context, command: str, head: Path | None = None):
         self.ctx, self.command = ctx, command
+        self.head = head or (Path(ctx.config.edit.head) if ctx.config.edit.head else None)
         self.kept = Kept(KEPT_BYTES)
         self._stores: dict[str, Store] = {}
         self._lock = threading.Lock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 HOWS = ("zero", "scale", "clamp", "set")
 MOST_UNITS = 64
+MOST_CLASSES = 8
+EMBEDDING = "embedding"  # as `stages.editing` calls it, whose import starts JAX
+CASES = ("before", "after", "rebuilt", "matched")
 
 
 def edit_answers(live: Live) -> dict[str, Callable[[Words], Any]]:
@@ -25,8 +29,9 @@ def edit_answers(live: Live) -> dict[str, Callable[[Words], Any]]:
 
 
 def edit(live: Live, words: Words) -> dict[str, Any]:
-    """One edit of one picture: probabilities of the classes before, after, and with the reconstruction alone; the unit's code on
-    every token; and, for a subject and a kind of features, the change of the predicted response of every voxel.
+    """One edit of one picture: probabilities of the classes before, after, with the reconstruction alone and with matched units
+    edited instead; the same of every patch where there is a segmentation head; the units' code on every token; and, for a
+    subject and a kind of features, the change of the predicted response of every voxel.
     """
     from sbm_jax.serve.live import numbers
     from sbm_jax.stages.editing_plan import How, UnitEdit
@@ -53,14 +58,21 @@ def edit(live: Live, words: Words) -> dict[str, Any]:
 def _answer(engine: Engine, pixels: np.ndarray, change: Any, rebuild: Any, subject: str, mode: str) -> dict[str, Any]:
     lib, editor = engine.lib, engine.editor
     inner = tuple(hook for hook in lib.hooks if hook in editor.hooks)
-    found = editor.run(pixels[None], [[], [change], [rebuild]], (*inner, "embedding"))
-    embeddings = found["embedding"][:, 0]
+    matched = engine.controls(change.kind, change.hook, change.units)
+    control = [replace(change, units=matched)] if len(matched) == len(change.units) else []
+    ends = (EMBEDDING, "final_norm") if engine.head else (EMBEDDING,)
+    # always four cases: one shape, one program
+    found = editor.run(pixels[None], [[], [change], [rebuild], control], (*inner, *ends))
+    embeddings = found[EMBEDDING][:, 0]
+    cases = CASES if control else CASES[:-1]
     out: dict[str, Any] = {
-        "classes": classes(engine, embeddings),
-        "cosine": _cosine(embeddings[0], embeddings[1]),
-        "cosine_rebuilt": _cosine(embeddings[0], embeddings[2]),
+        "cases": cases,
+        "classes": classes(engine, embeddings[: len(cases)], cases),
+        "cosine": {case: _cosine(embeddings[0], embeddings[i]) for i, case in enumerate(cases) if i},
+        "controls": matched if control else (),
         "codes": editor.codes(found[change.hook][0], change.kind, change.hook, change.units)[0].sum(axis=1),
         "largest": None,
+        "segmentation": segmentation(engine, found, cases),
     }
     if engine.largest:
         out["largest"] = engine.largest[change.kind, change.hook][list(change.units)]
@@ -76,22 +88,29 @@ def _answer(engine: Engine, pixels: np.ndarray, change: Any, rebuild: Any, subje
     return out
 
 
+def segmentation(engine: Engine, found: dict[str, np.ndarray], cases: tuple[str, ...]) -> dict[str, Any] | None:
+    """The likeliest class of every patch in each case; None without a head."""
+    if engine.head is None:
+        return None
+    tokens = found["final_norm"][:, 0, engine.backbone.prefix_tokens :]
+    return {"names": engine.head.names, **{case: engine.head.classes(tokens[i]) for i, case in enumerate(cases)}}
+
+
 def _codes(engine: Engine, found: dict[str, np.ndarray], case: int) -> dict[tuple[str, str], Any]:
     """Codes of the picture by dictionary, from the streams of one case."""
     tokens = {"cls": slice(0, 1), "patch": slice(engine.backbone.prefix_tokens, None)}
     return {key: engine.sparse(*key, found[key[1]][case][:, tokens[key[0]]]) for key in engine.members}
 
 
-def classes(engine: Engine, embeddings_ed: np.ndarray) -> list[dict[str, Any]]:
+def classes(engine: Engine, embeddings_ed: np.ndarray, cases: tuple[str, ...]) -> list[dict[str, Any]]:
     """Probability of every class in each case: softmax of the zero-shot or the model's own classifier; none without either."""
     if engine.readout is None:
         return []
     logits = engine.readout.logits(embeddings_ed)
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
-    order = np.argsort(-p[:2].max(axis=0), kind="stable")[:10]
-    names = engine.readout.names
-    return [{"name": names[c], "before": p[0, c], "after": p[1, c], "rebuilt": p[2, c]} for c in order]
+    order = np.argsort(-p[:2].max(axis=0), kind="stable")[:MOST_CLASSES]
+    return [{"name": engine.readout.names[c], **{case: p[i, c] for i, case in enumerate(cases)}} for c in order]
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -22,9 +22,11 @@ from sbm_jax.serve.library import Kept, Library
 from sbm_jax.stages.activations import activations_function
 from sbm_jax.stages.editing import EMBEDDING, Editor, UnitEdit
 from sbm_jax.stages.editing_codes import kept_codes
+from sbm_jax.stages.matched_units import firing_profile, matched_units
 from sbm_jax.stages.members import Code, Member, member_numbers, read_member
 from sbm_jax.stages.pictures import geometry_of
 from sbm_jax.stages.readouts import Readout, readout_of
+from sbm_jax.stages.segmentation import Head, read_head
 
 MOST_ACTIVE = 64  # codes kept of a token where any number may be active, the largest
 _KEPT_BYTES = 64 << 20
@@ -87,6 +89,20 @@ class Engine:
         """How the backbone names what it sees: zero-shot over the dataset's concepts, or its own classifier."""
         return readout_of(self.backbone, tuple(self.lib.images.labels))
 
+    @cached_property
+    def head(self) -> Head | None:
+        """The segmentation head that `--head` or `edit.head` names. Raises UserError for one of another backbone."""
+        return None if self.lib.head is None else read_head(self.lib.head, self.backbone)
+
+    def controls(self, kind: str, hook: str, units: tuple[int, ...]) -> tuple[int, ...]:
+        """Units that fire about as often and carry about as much energy as these, drawn by a fixed seed; none where that is
+        not known.
+        """
+        firing = firing_of(self.lib, kind, hook)
+        if firing is None:
+            return ()
+        return tuple(int(u) for u in matched_units(np.array(units), firing_profile(firing), [0, *units]))
+
     def warm(self, pixels: np.ndarray, edits: bool) -> None:
         """Compile what a picture needs, and an edit of each token kind."""
         self.codes(pixels)
@@ -96,7 +112,8 @@ class Engine:
         for kind, hook in first.items():
             patches = None if kind == "cls" else tuple(range(self.backbone.grid**2))
             case = [UnitEdit(kind, hook, (0,), "zero", 0, patches)]
-            self.editor.run(pixels[None], [[], case, case], (*self.editor.hooks, EMBEDDING))
+            ends = (EMBEDDING, "final_norm") if self.head else (EMBEDDING,)
+            self.editor.run(pixels[None], [[], case, case, case], (*self.editor.hooks, *ends))
             self.editor.codes(
                 np.zeros((1, self.backbone.model.spec.tokens, self.backbone.d_model), np.float32), kind, hook, (0,)
             )

@@ -12,7 +12,7 @@ from sbm_jax.stages.context import Context
 from sbm_jax.store.store import is_finished
 
 
-def open_run(run: Path, config_path: Path | None, overrides: tuple[str, ...]) -> Library:
+def open_run(run: Path, config_path: Path | None, overrides: tuple[str, ...], head: Path | None = None) -> Library:
     """The run in a folder. Without `config_path` its configuration is the one laid beside the last report.
 
     Raises UserError for a folder that holds no finished run of this configuration.
@@ -44,7 +44,7 @@ def open_run(run: Path, config_path: Path | None, overrides: tuple[str, ...]) ->
                 f"`sbm-jax run {words}`."
             )
     try:
-        return Library(ctx, words)
+        return Library(ctx, words, head)
     except Refused as refused:
         raise UserError(f"{run}: {refused.message}") from refused
 

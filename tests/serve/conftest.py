@@ -86,10 +86,12 @@ def start(program: Any, *words: Any) -> Iterator[Explorer]:
 
 
 @pytest.fixture(scope="session")
-def explorer(tiny, program) -> Iterator[Explorer]:
-    """The tiny run, with the backbone at work. Nothing of the run may change."""
+def explorer(tiny, program, tmp_path_factory) -> Iterator[Explorer]:
+    """The tiny run, with the backbone and a segmentation head at work. Nothing of the run may change."""
+    head = tmp_path_factory.mktemp("head") / "head.safetensors"
+    program("segmentation-head", "--config", tiny.config, "--out", tiny.out, "--images", 30, "--save", head)
     before = {path: path.stat().st_mtime_ns for path in tiny.out.rglob("*")}
-    yield from start(program, tiny.out)
+    yield from start(program, tiny.out, "--head", head)
     assert {path: path.stat().st_mtime_ns for path in tiny.out.rglob("*")} == before, "serving writes nothing"
 
 

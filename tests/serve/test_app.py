@@ -276,9 +276,22 @@ def test_edits_answer_in_less_than_a_second_and_do_what_they_say(explorer):
     assert shift(units=fires, how="clamp", value=5) > shift(units=fires, how="clamp", value=5, patches="10") > 0
     found = explorer.json("/api/edit", **base, units=fires, how="clamp", value=5)
     assert len(found["codes"]) == t and found["codes"][10] == pytest.approx(codes["values"][10][0], rel=1e-3)
+    assert found["cases"] == ["before", "after", "rebuilt", "matched"] and len(found["controls"]) == 1
+    assert {key: len(found["segmentation"][key]) for key in found["cases"]} == dict.fromkeys(found["cases"], t)
+    assert (
+        0
+        <= min(found["segmentation"]["after"])
+        <= max(found["segmentation"]["after"])
+        < len(found["segmentation"]["names"])
+    )
+    nothing = explorer.json("/api/edit", **base, units=silent, how="zero")
+    assert (
+        nothing["segmentation"]["before"] == nothing["segmentation"]["after"] and nothing["cosine"]["after"] > 0.999999
+    )
+    assert found["cosine"]["after"] < 0.9999
     assert found["regions"] and len(decode(found["map"]["values"], found["map"]["blobs"])) == 20_484
     took = []
-    for value in (1.5, 2.5, 3.5):
+    for value in (1.5, 2.5, 3.5, 4.5, 5.5):
         start = time.monotonic()
         explorer.json("/api/edit", **base, units=fires, how="clamp", value=value)
         took.append(time.monotonic() - start)

@@ -265,6 +265,7 @@ def test_an_edit_before_and_after(visit, explorer):
         v.page.wait_for_load_state("networkidle")
         seconds.append(float(v.page.locator("#view-edits [data-seconds]").get_attribute("data-seconds")))
     assert min(seconds) < 1, seconds
+    assert "What every patch shows" in v.text("#view-edits")
     shown = v.page.locator("#view-edits svg.chart").first.text_content()
     other = visit(explorer)
     other.open(v.hash())

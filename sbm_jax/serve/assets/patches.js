@@ -12,10 +12,10 @@ export function patchPicker(source, grid, chosen, changed, name, heat = null) {
   const draw = () => {
     const context = canvas.getContext('2d'), size = 512 / grid;
     context.clearRect(0, 0, 512, 512);
-    const most = heat ? Math.max(...heat, 1e-12) : 0;
+    const most = heat ? Math.max(...heat) : 0; // a unit that is silent here darkens nothing
     for (let t = 0; t < grid * grid; t++) {
       const x = (t % grid) * size, y = Math.floor(t / grid) * size;
-      if (heat) { context.fillStyle = `rgba(0,0,0,${0.7 * (1 - Math.sqrt(Math.max(0, heat[t]) / most))})`; context.fillRect(x, y, size, size); } else if (chosen.size && !chosen.has(t)) { context.fillStyle = 'rgba(0,0,0,0.55)'; context.fillRect(x, y, size, size); }
+      if (most > 0) { context.fillStyle = `rgba(0,0,0,${0.7 * (1 - Math.sqrt(Math.max(0, heat[t]) / most))})`; context.fillRect(x, y, size, size); } else if (chosen.size && !chosen.has(t)) { context.fillStyle = 'rgba(0,0,0,0.55)'; context.fillRect(x, y, size, size); }
       context.strokeStyle = 'rgba(255,255,255,0.25)';
       context.lineWidth = 1;
       context.strokeRect(x, y, size, size);

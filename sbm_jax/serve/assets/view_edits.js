@@ -41,7 +41,7 @@ export async function show(run, words, place) {
     state.patches = [...chosen].sort((a, b) => a - b).join(',');
     history.replaceState(null, '', address('#edits', state).replaceAll('%2C', ','));
     strength.hidden = state.how === 'zero';
-    apply(run, state, kind, answer, voxels, redraw);
+    apply(run, state, kind, answer, voxels, redraw, { shown: found.shown, grid: found.grid, chosen });
   };
   const heat = found.grid ? heatOf(found, state.units) : null;
   const name = found.id === undefined ? 'your picture' : found.id;
@@ -66,33 +66,73 @@ function heatOf(found, units) {
   return found.units.map((row, t) => row.reduce((sum, unit, k) => sum + (wanted.has(unit) ? found.values[t][k] : 0), 0));
 }
 
+const CASES = { before: ['before', COLOURS[6]], after: ['after', COLOURS[1]], matched: ['matched units', COLOURS[3]], rebuilt: ['reconstruction only', COLOURS[4]] };
+
 function classChart(found) {
-  const line = 40, width = 400, left = 84, height = found.classes.length * line + 30;
+  const shown = Object.keys(CASES).filter((key) => found.cases.includes(key));
+  const bar = 11, line = bar * shown.length + 8, width = 420, left = 76, height = found.classes.length * line + 26;
   const out = s('svg', { viewBox: `0 0 ${width} ${height}`, role: 'img', class: 'chart' });
-  const x = (p) => left + (width - left - 46) * p;
-  [['before', COLOURS[6]], ['after', COLOURS[1]], ['reconstruction only', COLOURS[4]]].forEach(([label, colour], i) => {
-    out.append(s('rect', { x: left + [0, 72, 134][i], y: 3, width: 10, height: 10, fill: colour }), text(left + 14 + [0, 72, 134][i], 12, label));
-  });
+  const x = (p) => left + (width - left - 42) * p;
+  let at = 4;
+  for (const key of shown) {
+    out.append(s('rect', { x: at, y: 3, width: 10, height: 10, fill: CASES[key][1] }), text(at + 14, 12, CASES[key][0]));
+    at += 26 + 6.2 * CASES[key][0].length;
+  }
   found.classes.forEach((row, i) => {
     const y = 22 + i * line;
-    out.append(text(left - 6, y + 19, row.name.length > 13 ? `${row.name.slice(0, 12)}…` : row.name, { 'text-anchor': 'end', fill: '#1b2026' }));
-    [['before', COLOURS[6]], ['after', COLOURS[1]], ['rebuilt', COLOURS[4]]].forEach(([key, colour], j) => {
-      out.append(s('rect', { x: x(0), y: y + 2 + 11 * j, width: Math.max(1, x(row[key]) - x(0)), height: 9, fill: colour }, s('title', {}, `${row.name}, ${key}: ${row[key].toFixed(4)}`)),
-        text(x(row[key]) + 5, y + 10 + 11 * j, row[key].toFixed(3), { 'font-size': 9.5 }));
+    out.append(text(left - 6, y + line / 2, row.name.length > 12 ? `${row.name.slice(0, 11)}…` : row.name, { 'text-anchor': 'end', fill: '#1b2026' }));
+    shown.forEach((key, j) => {
+      out.append(s('rect', { x: x(0), y: y + 2 + bar * j, width: Math.max(1, x(row[key]) - x(0)), height: bar - 2, fill: CASES[key][1] }, s('title', {}, `${row.name}, ${CASES[key][0]}: ${row[key].toFixed(4)}`)),
+        text(x(row[key]) + 5, y + 10 + bar * j, row[key].toFixed(3), { 'font-size': 9.5 }));
     });
   });
-  out.append(s('line', { x1: x(0), x2: x(0), y1: 20, y2: height - 6, stroke: '#9aa4ad' }));
+  out.append(s('line', { x1: x(0), x2: x(0), y1: 20, y2: height - 4, stroke: '#9aa4ad' }));
   return out;
+}
+
+// The picture twice, patches coloured by their likeliest class; the first class is none.
+function segmentationChart(found, picture, grid, chosen) {
+  const size = 180, gap = 16, { names } = found.segmentation, cell = size / grid;
+  const colour = (c) => COLOURS[(c - 1) % COLOURS.length];
+  const seen = names.map((_, c) => c).filter((c) => c && (found.segmentation.before.includes(c) || found.segmentation.after.includes(c)));
+  const rows = Math.ceil(seen.length / 5);
+  const out = s('svg', { viewBox: `0 0 ${2 * size + gap + 4} ${size + 24 + 18 * rows}`, role: 'img', class: 'chart' });
+  ['before', 'after'].forEach((key, i) => {
+    const left = 2 + i * (size + gap);
+    out.append(text(left, 12, CASES[key][0], { fill: '#1b2026', 'font-weight': 600 }), s('image', { x: left, y: 18, width: size, height: size, href: picture }));
+    found.segmentation[key].forEach((c, t) => {
+      const place = { x: left + (t % grid) * cell, y: 18 + Math.floor(t / grid) * cell, width: cell, height: cell };
+      if (c) out.append(s('rect', { ...place, fill: colour(c), opacity: 0.62 }, s('title', {}, names[c])));
+      if (i && chosen.has(t)) out.append(s('rect', { ...place, fill: 'none', stroke: '#fff', 'stroke-width': 1.5 }));
+    });
+  });
+  seen.forEach((c, i) => {
+    const left = 2 + (i % 5) * 74, top = size + 26 + 18 * Math.floor(i / 5);
+    out.append(s('rect', { x: left, y: top, width: 10, height: 10, fill: colour(c) }), text(left + 14, top + 9, names[c].length > 9 ? `${names[c].slice(0, 8)}…` : names[c]));
+  });
+  return out;
+}
+
+function segmented(found, picture, grid, chosen, title) {
+  if (!found.segmentation) return [h('p', { class: 'note' }, 'No segmentation head: make one with ', h('code', {}, 'sbm-jax segmentation-head'), ' and name it with ', h('code', {}, '--head'), '.')];
+  if (!grid) return [h('p', { class: 'note' }, 'The segmentation head reads patches; choose patch tokens to see it.')];
+  const { names } = found.segmentation;
+  const chart = () => segmentationChart(found, picture, grid, chosen);
+  const inside = (key, c, on) => found.segmentation[key].reduce((n, x, t) => n + (x === c && (!chosen.size || chosen.has(t) === on)), 0);
+  const rows = names.map((name, c) => [name, inside('before', c, true), inside('after', c, true), ...(chosen.size ? [inside('before', c, false), inside('after', c, false)] : [])])
+    .filter((row) => row.slice(1).some(Boolean));
+  const heads = chosen.size ? ['class', 'chosen, before', 'after', 'others, before', 'after'] : ['class', 'patches, before', 'after'];
+  return [h('div', { class: 'heading' }, h('h3', {}, 'What every patch shows'), exports(`${title} segmentation`, chart, () => [heads, ...rows])), chart(), table(heads, rows.map((row) => row.map(String)))];
 }
 
 const editTurn = turns();
 let waiting = null;
-function apply(run, state, kind, place, voxels, redraw) {
+function apply(...what) {
   clearTimeout(waiting);
-  waiting = setTimeout(() => now(run, state, kind, place, voxels, redraw), 60);
+  waiting = setTimeout(() => now(...what), 60);
 }
 
-async function now(run, state, kind, place, voxels, redraw) {
+async function now(run, state, kind, place, voxels, redraw, picture) {
   const newest = editTurn();
   if (!state.units) { place.replaceChildren(says('No unit fires on this picture at this layer; take one by its number.')); return; }
   const mode = kind.modes.includes(run.mode) ? run.mode : kind.modes[0];
@@ -110,11 +150,12 @@ async function now(run, state, kind, place, voxels, redraw) {
   const most = found.codes.length ? Math.max(...found.codes) : 0;
   place.dataset.seconds = took.toFixed(3);
   place.replaceChildren(
-    h('div', { class: 'heading' }, h('h3', {}, 'What the model sees'), found.classes.length ? exports(title, chart, () => [['class', 'before', 'after', 'reconstruction only'], ...found.classes.map((c) => [c.name, c.before, c.after, c.rebuilt])]) : null),
+    h('div', { class: 'heading' }, h('h3', {}, 'What the model sees'), found.classes.length ? exports(title, chart, () => [['class', ...found.cases], ...found.classes.map((c) => [c.name, ...found.cases.map((key) => c[key])])]) : null),
     found.classes.length ? chart() : says('This backbone has neither a text tower nor a classifier; the embeddings alone are compared.'),
-    table(['', ''], [['cosine of the embeddings, before and after', found.cosine], ['before and reconstruction only', found.cosine_rebuilt], ['largest code here', most],
+    ...segmented(found, picture.shown, picture.grid, picture.chosen, title),
+    table(['', ''], [...found.cases.slice(1).map((key) => [`cosine of the embeddings, before and ${CASES[key][0]}`, found.cosine[key]]), ['largest code here', most],
       ...(found.largest && found.largest.length === 1 ? [['largest code over the probe set', found.largest[0]]] : [])]),
-    h('p', { class: 'note' }, `${number(took, 2)} s. On ${state.patches ? `${state.patches.split(',').length} chosen patches` : 'all tokens of the kind'}: x + decode(edited codes) − decode(codes), then the rest of the network. Reconstruction only: the whole reconstruction in place of the tokens, the autoencoder’s own error.`));
+    h('p', { class: 'note' }, `${number(took, 2)} s. On ${state.patches ? `${state.patches.split(',').length} chosen patches` : 'all tokens of the kind'}: x + decode(edited codes) − decode(codes), then the rest of the network. Reconstruction only: the whole reconstruction in place of the tokens, the autoencoder’s own error.${found.controls.length ? ` Matched: ${found.controls.length === 1 ? 'unit' : 'units'} ${found.controls.join(', ')}, as often and as strong.` : ''}`));
   showVoxels(run, state, mode, found, voxels, redraw);
 }
 
