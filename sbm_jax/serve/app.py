@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -31,6 +33,7 @@ TYPES = {
     ".html": "text/html; charset=utf-8",
 }
 POSTS = ("/api/upload",)
+LIVE_THREADS = 4  # that may wait for the backbone; the others go on serving what is stored
 Answer = Callable[[Words], Any]
 
 
@@ -43,7 +46,7 @@ def make_app(lib: Library, live: Any | None) -> App:
         Route("/assets/{name}", lambda request: _file(request, assets, request.path_params["name"])),
         Route("/thumb/{which}/{row:int}/{side:int}", lambda request: _picture(request, thumbs, lib)),
     ]
-    for path, answer in json_answers(lib, live).items():
+    for path, answer in json_answers(lib, live is not None).items():
         routes.append(Route(path, _json(lib, answer)))
     for path, table in csv_answers(lib).items():
         routes.append(Route(path, _csv(lib, table)))
@@ -51,12 +54,14 @@ def make_app(lib: Library, live: Any | None) -> App:
         from sbm_jax.serve.posts import upload_route
 
         routes.append(upload_route(live))
+        gate = asyncio.Semaphore(LIVE_THREADS)
+        routes += [Route(path, _gated(gate, _json(lib, answer))) for path, answer in live.answers().items()]
     app = Starlette(routes=routes, exception_handlers={404: _not_found, 405: _only_reads, 500: _broken})
     app.router.redirect_slashes = False
     return Guard(app, POSTS)
 
 
-def json_answers(lib: Library, live: Any | None) -> dict[str, Answer]:
+def json_answers(lib: Library, live: bool) -> dict[str, Answer]:
     def voxel(words: Words) -> Any:
         subject = words.text("subject")
         v = (
@@ -74,7 +79,7 @@ def json_answers(lib: Library, live: Any | None) -> dict[str, Answer]:
         return data_cortex.packed(data_maps.on_cortex(lib, subject, layer), words.text("name"))
 
     return {
-        "/api/run": lambda words: overview(lib, live is not None),
+        "/api/run": lambda words: overview(lib, live),
         "/api/cortex": lambda words: data_cortex.surfaces(),
         "/api/subject": lambda words: data_cortex.subject_cortex(lib, words.text("subject")),
         "/api/map": lambda words: data_cortex.cortex_map(lib, words.text("subject"), words.text("map")),
@@ -84,7 +89,6 @@ def json_answers(lib: Library, live: Any | None) -> dict[str, Answer]:
         "/api/unit": lambda words: data_unit.unit(lib, *_unit(words)),
         "/api/unit_map": unit_map,
         "/api/images": lambda words: images(lib, words.text("search", ""), words.whole("start", 0)),
-        **({} if live is None else live.answers(lib)),
     }
 
 
@@ -196,6 +200,16 @@ def _json(lib: Library, answer: Answer) -> Callable[[Request], Response]:
         return _guarded(lambda: _tagged(request, tag, lambda: json_bytes(answer(words)), "application/json"))
 
     return endpoint
+
+
+def _gated(
+    gate: asyncio.Semaphore, endpoint: Callable[[Request], Response]
+) -> Callable[[Request], Awaitable[Response]]:
+    async def wait(request: Request) -> Response:
+        async with gate:
+            return await run_in_threadpool(endpoint, request)
+
+    return wait
 
 
 def _csv(lib: Library, table: Callable[[Words], tuple[list[str], list[list[Any]]]]) -> Callable[[Request], Response]:

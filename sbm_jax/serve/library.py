@@ -55,10 +55,13 @@ class Kept:
             with self._lock:
                 if key in self._items:
                     return self._items[key][0]
-            value = make()
-            taken = size(value)
+            try:
+                value = make()
+            finally:
+                with self._lock:
+                    self._making.pop(key, None)
             with self._lock:
-                self._making.pop(key, None)
+                taken = size(value)
                 self._items[key] = value, taken
                 self.used += taken
                 while self.used > self.limit and len(self._items) > 1:

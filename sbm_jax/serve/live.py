@@ -45,7 +45,7 @@ class Live:
                 self._engine = Engine(self.lib)
             return task(self._engine)
 
-    def answers(self, lib: Library) -> dict[str, Callable[[Words], Any]]:
+    def answers(self) -> dict[str, Callable[[Words], Any]]:
         from sbm_jax.serve.live_edits import edit_answers
 
         return {

@@ -63,7 +63,9 @@ class Guard:
         origins = _values(scope, b"origin")
         if any(origin.lower() not in {f"http://{host}" for host in own_hosts(scope)} for origin in origins):
             raise Refused(403, "requests of other pages are refused")
-        if _values(scope, b"sec-fetch-site") == ["cross-site"] and scope["path"] != "/":
+        if scope["path"] != "/" and any(
+            site not in ("same-origin", "none") for site in _values(scope, b"sec-fetch-site")
+        ):
             raise Refused(403, "requests of other pages are refused")
         if scope["method"] == "POST":
             if scope["path"] not in self.posts:

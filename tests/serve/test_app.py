@@ -318,7 +318,9 @@ def test_strangers_are_refused(explorer):
     for origin in ("http://evil.example", "null", f"http://localhost:{port + 1}", f"https://127.0.0.1:{port}"):
         assert explorer.request("/api/run", Origin=origin)[0] == 403, origin
         assert upload(explorer, picture(), Origin=origin)[0] == 403, origin
-    assert explorer.request("/thumb/stimuli/3/128", Sec_Fetch_Site="cross-site")[0] == 403
+    for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
+        assert explorer.request("/thumb/stimuli/3/128", Sec_Fetch_Site=site)[0] == status
+    assert explorer.request("/", Sec_Fetch_Site="cross-site")[0] == 200  # a link that leads here
     assert upload(explorer, picture(), Origin="")[0] == 403
 
 
