@@ -155,6 +155,16 @@ def test_a_folder_of_the_same_pictures_gives_the_same_lists(store, stores, copy,
         assert all(np.allclose(x, y, rtol=1e-3, atol=1e-4) for x, y in zip(rates, again, strict=True))
 
 
+def test_without_an_activation_store_the_stimuli_are_computed_once(store, copy):
+    ctx = copy("extract.keep=false")
+    shutil.rmtree(ctx.specs.activations.path(ctx.stores))
+    found = exemplars.run(ctx)
+    assert found.name == store.name and not ctx.has(ctx.specs.activations)
+    for kind, hook in KEYS:
+        one, other = read_exemplars(store, kind, hook), read_exemplars(found, kind, hook)
+        assert (one.images == other.images).mean() > 0.98 and np.abs(one.scores - other.scores).max() < 1e-4
+
+
 class Stop(Exception):
     """Stands for whatever ends a process."""
 
