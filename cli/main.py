@@ -16,6 +16,8 @@ from sbm_jax.cli.bench import bench
 from sbm_jax.cli.data import data
 from sbm_jax.cli.options import make_context, run_options
 from sbm_jax.cli.sae import sae
+from sbm_jax.cli.segmentation import segmentation_head
+from sbm_jax.cli.serve import serve
 from sbm_jax.cli.start import Machine, start_if_needed, start_jax
 from sbm_jax.cli.sweep import sweep, sweep_job
 from sbm_jax.errors import UserError
@@ -139,6 +141,8 @@ for _name, _text in _STAGES.items():
 
 cli.add_command(data)
 cli.add_command(sae)
+cli.add_command(serve)
+cli.add_command(segmentation_head)
 cli.add_command(sweep)
 cli.add_command(sweep_job)
 cli.add_command(bench)

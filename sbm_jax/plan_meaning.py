@@ -8,7 +8,9 @@ from sbm_jax.axes import SAE_MODES, TOKEN_KIND
 from sbm_jax.backbones.describe import describe_backbone
 from sbm_jax.plan_step import Step
 from sbm_jax.stages.context import Context
+from sbm_jax.stages.inputs import ROI_CONCEPTS
 from sbm_jax.stages.judge_sources import clip_folder
+from sbm_jax.stages.match_dictionaries import sweep_seeds
 from sbm_jax.stages.online import image_bytes
 from sbm_jax.stages.probe import STIMULI, probe_files
 from sbm_jax.store.spec import StoreSpec
@@ -24,11 +26,11 @@ def meaning_steps(ctx: Context) -> Iterator[Step]:
     if specs.emergence is not None:
         yield _emergence(ctx, specs.emergence)
     if specs.match is not None:
-        yield Step("match", specs.match, 1e6, 0)
+        yield _match(ctx, specs.match)
     if specs.edit is not None:
-        yield Step("edit", specs.edit, 1e5, 0)
+        yield _edit(ctx)
     if specs.stability is not None:
-        yield Step("stability", specs.stability, 1e5, 0)
+        yield _stability(ctx, specs.stability)
 
 
 _ROIS, _JUDGES, _CONCEPTS = 10, 3, 6  # assumed
@@ -112,3 +114,61 @@ def _exemplars(ctx: Context, spec: StoreSpec) -> Step:
         flops += passes * n * facts.backbone.flops_per_image(facts.depth)
         memory, reads = memory + ctx.config.extract.batch * reads / n, 0
     return Step("exemplars", spec, size, flops, None, memory, reads)
+
+
+def _match(ctx: Context, spec: StoreSpec) -> Step:
+    """Other runs as if they had this one's layers and dictionaries."""
+    config, kinds, layers, u = ctx.config.match, len(ctx.config.kinds), len(ctx.facts.hooks), _units(ctx)
+    n = min(ctx.facts.n_images, config.images or ctx.facts.n_images)
+    every = config.pairs == "all"
+    within, across = (layers * (layers - 1) // 2, layers**2) if every else (layers - 1, layers)
+    pairs = kinds * (within + layers * len(sweep_seeds(ctx.config)) + across * len(config.others))
+    codes = 8 * n * _active(ctx)
+    return Step(
+        "match",
+        spec,
+        pairs * u * (24 * config.top + 8 * config.shuffles + 40),
+        pairs * 2 * u * u * ((1 + config.shuffles) * n + 2 * ctx.facts.width),
+        memory=3 * codes + (config.memory_mb << 20),
+        reads=2 * pairs * codes,
+    )
+
+
+def _stability(ctx: Context, spec: StoreSpec) -> Step:
+    """Of the halves of every subject's images; each variant besides costs as much as `match` of its layers."""
+    config, u, layers = ctx.config.stability, _units(ctx), len(ctx.facts.hooks)
+    modes = len([mode for mode in config.modes if mode in ctx.config.encode.modes])
+    searches = sum(s.n_images for s in ctx.facts.subjects) * modes * layers * config.draws * 1.5
+    most = max(s.n_images for s in ctx.facts.subjects)
+    memory = 4 * most * (3 * config.draws * config.voxels + u) + 8 * most * _active(ctx)
+    matched = len(config.variants) * len(ctx.config.kinds) * layers
+    flops = searches * 2 * u * config.voxels + matched * 4 * u * u * min(
+        ctx.facts.n_images, ctx.config.match.images or most
+    )
+    return Step("stability", spec, 1e5, flops, memory=memory + (ctx.config.align.memory_mb << 20))
+
+
+def _units(ctx: Context) -> int:
+    return ctx.config.train.expansion * ctx.facts.width
+
+
+def _active(ctx: Context) -> int:
+    """Most units that can be active on an image, over its patches."""
+    return min(_units(ctx), ctx.facts.backbone.n_patches * ctx.config.train.k)
+
+
+def _edit(ctx: Context) -> Step:
+    """Half of the network follows an edit on average; at most one set of units per subject and concept known of a region."""
+    assert ctx.specs.edit is not None
+    config, facts = ctx.config.edit, ctx.facts
+    images = min(config.images or facts.n_measured, facts.n_measured)
+    hooks = len(config.hooks or facts.hooks)
+    sets = len(facts.subjects) * len(ROI_CONCEPTS)
+    cases = sets * (hooks + len(config.doses) + len(config.drive) + 2 * config.draws) + 2 * hooks
+    backbone, d = facts.backbone, facts.width
+    u, t = ctx.config.train.expansion * d, backbone.n_patches
+    encode = 2 * t * d * u
+    voxels = 3 * sets * len(facts.hooks) * encode if config.voxels else 0
+    flops = images * (cases * (backbone.flops_per_image(backbone.n_layers) / 2 + encode) + voxels)
+    members = len(ctx.config.kinds) * len(facts.hooks) * 2 * d * u * 4
+    return Step("edit", ctx.specs.edit, 12 * images * (cases + sets), flops, None, 2 * members, members)

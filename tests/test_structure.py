@@ -19,7 +19,7 @@ TOPS = {"kernels": ROOT / "kernels", "cli": ROOT / "cli"}
 # Top to bottom. A module may import its own layer and the ones below.
 LAYERS = (
     ("cli",),
-    ("sweep",),
+    ("serve", "sweep"),
     ("pipeline",),
     ("plan", "plan_meaning", "plan_step"),
     ("stages",),

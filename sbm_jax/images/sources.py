@@ -1,5 +1,6 @@
 """Where a picture lies (a file of its own, a row of an HDF5 array, or memory) and how it becomes 8-bit RGB."""
 
+import io
 import struct
 import zlib
 from dataclasses import dataclass
@@ -76,6 +77,23 @@ def open_image(source: ImageSource) -> Image.Image:
         raise UserError(
             f"{source}: not a readable image ({error}); replace it or take it off the image list"
         ) from error
+
+
+def open_bytes(data: bytes, formats: tuple[str, ...], most_pixels: int) -> Image.Image:
+    """Decode a picture that somebody sent, as `open_image` does a file. formats: Pillow's names of those that are tried.
+
+    Raises UserError for what is none of them, has more than `most_pixels` (before any is decoded), or is damaged.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=formats) as opened:
+            if opened.width * opened.height > most_pixels:
+                raise UserError(
+                    f"the picture has {opened.width} x {opened.height} pixels; at most {most_pixels / 1e6:g} million are taken"
+                )
+            ImageOps.exif_transpose(opened, in_place=True)
+            return _to_rgb(opened)
+    except _DECODE_ERRORS as error:
+        raise UserError(f"not a readable picture ({', '.join(formats)} are read): {error}") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

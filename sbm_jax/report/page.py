@@ -138,17 +138,7 @@ def _cortex_payload(report: ReportData, blobs: Blobs) -> dict[str, Any] | None:
     surfaces = [s for s in SURFACES if all(s in cortex.hemis[name].coords for name in HEMISPHERES)]
     if any(cortex.hemis[name].flat_faces is None for name in HEMISPHERES):
         surfaces = [s for s in surfaces if s != "flat"]
-    hemis = {}
-    for name in HEMISPHERES:
-        hemi = cortex.hemis[name]
-        last = hemi.n_vertices - 1
-        hemis[name] = {
-            "n": hemi.n_vertices,
-            "coords": {s: blobs.positions(hemi.coords[s]) for s in surfaces},
-            "faces": blobs.integers(hemi.faces, last),
-            "flatFaces": None if hemi.flat_faces is None else blobs.integers(hemi.flat_faces, last),
-            "sulc": blobs.scalars(hemi.sulc),
-        }
+    hemis = {name: hemisphere_payload(cortex.hemis[name], surfaces, blobs) for name in HEMISPHERES}
     palettes = {
         layer.palette or DEFAULT_PALETTE.get(layer.kind, "") for maps in report.subjects.values() for layer in maps
     }
@@ -164,15 +154,28 @@ def _cortex_payload(report: ReportData, blobs: Blobs) -> dict[str, Any] | None:
         "subjects": [
             {
                 "name": subject,
-                "maps": [_map_payload(layer, cortex.n_vertices, blobs) for layer in maps],
-                "atlases": [_atlas_payload(a, cortex.n_vertices, blobs) for a in report.outlines.get(subject, ())],
+                "maps": [map_payload(layer, cortex.n_vertices, blobs) for layer in maps],
+                "atlases": [atlas_payload(a, cortex.n_vertices, blobs) for a in report.outlines.get(subject, ())],
             }
             for subject, maps in report.subjects.items()
         ],
     }
 
 
-def _map_payload(layer: MapLayer, n_vertices: int, blobs: Blobs) -> dict[str, Any]:
+def hemisphere_payload(hemi: Hemisphere, surfaces: Sequence[str], blobs: Blobs) -> dict[str, Any]:
+    """A hemisphere's surfaces as the page's script reads them."""
+    last = hemi.n_vertices - 1
+    return {
+        "n": hemi.n_vertices,
+        "coords": {s: blobs.positions(hemi.coords[s]) for s in surfaces},
+        "faces": blobs.integers(hemi.faces, last),
+        "flatFaces": None if hemi.flat_faces is None else blobs.integers(hemi.flat_faces, last),
+        "sulc": blobs.scalars(hemi.sulc),
+    }
+
+
+def map_payload(layer: MapLayer, n_vertices: int, blobs: Blobs) -> dict[str, Any]:
+    """A map as the page's script reads it. ValueError where values, categories or limits do not fit together."""
     if len(layer.values) != n_vertices:
         raise ValueError(f"map {layer.name!r}: {len(layer.values)} values for {n_vertices} vertices")
     categorical = layer.kind == "categorical"
@@ -198,7 +201,8 @@ def _map_payload(layer: MapLayer, n_vertices: int, blobs: Blobs) -> dict[str, An
     }
 
 
-def _atlas_payload(atlas: RoiAtlas, n_vertices: int, blobs: Blobs) -> dict[str, Any]:
+def atlas_payload(atlas: RoiAtlas, n_vertices: int, blobs: Blobs) -> dict[str, Any]:
+    """Regions as the page's script reads them. ValueError for labels without a name."""
     labels = np.asarray(atlas.labels)
     if len(labels) != n_vertices:
         raise ValueError(f"atlas {atlas.name!r}: {len(labels)} labels for {n_vertices} vertices")

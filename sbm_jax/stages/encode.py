@@ -104,10 +104,10 @@ def _encode_block(
     if "cls" in modes:
         x = read("cls")
         if code.any_number:
-            dense = np.asarray(_cls_codes(params["cls", hook], _padded(x, step), code))[: len(x)]
-            values, units = _compact(dense, u)
+            dense = np.asarray(_cls_codes(params["cls", hook], pad_rows(x, step), code))[: len(x)]
+            values, units = compact(dense, u)
         else:
-            values, units = _cls_top(params["cls", hook], _padded(x, step), code.k)
+            values, units = _cls_top(params["cls", hook], pad_rows(x, step), code.k)
             values, units = np.asarray(values)[: len(x)], np.asarray(units)[: len(x)]
         _write_sparse(writer, f"cls/{hook}", start, values, np.where(values > 0, units, 0))
     if set(modes) - {"cls", "untrained"}:
@@ -121,14 +121,14 @@ def _encode_block(
         if wanted:
             x = read(kind)
             pool = pooled_codes(mesh, code, u, wanted)
-            pooled = [pool(params[kind, hook], _padded(x[i : i + step], step)) for i in range(0, len(x), step)]
+            pooled = [pool(params[kind, hook], pad_rows(x[i : i + step], step)) for i in range(0, len(x), step)]
             for mode in wanted:
                 dense = np.concatenate([np.asarray(block[mode]) for block in pooled])[: len(x)]
                 width = writer.width(f"{mode}/{hook}/values")
-                _write_sparse(writer, f"{mode}/{hook}", start, *_compact(dense, width))
+                _write_sparse(writer, f"{mode}/{hook}", start, *compact(dense, width))
 
 
-def _padded(x: np.ndarray, multiple: int) -> np.ndarray:
+def pad_rows(x: np.ndarray, multiple: int) -> np.ndarray:
     """Zero rows up to a multiple, so that every call has one of few shapes."""
     return np.pad(x, [(0, -len(x) % multiple), *[(0, 0)] * (x.ndim - 1)])
 
@@ -179,7 +179,7 @@ def pooled_codes(mesh: Mesh, code: Code, u: int, modes: tuple[str, ...]) -> Call
     return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P(), split), out_specs=split, check_vma=False))
 
 
-def _compact(dense_nu: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+def compact(dense_nu: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Non-zero entries of each row moved to the front in unit order: values and units [n, width], zeros behind."""
     n = len(dense_nu)
     values, units = np.zeros((n, width), np.float32), np.zeros((n, width), np.int32)

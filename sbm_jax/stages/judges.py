@@ -53,7 +53,7 @@ def _masks(ctx: Context, probe: dict[str, Any]) -> Judge | str:
         return "only units of patch tokens have heat maps, and exemplars.kinds or encode.modes leaves them out"
     stems = probe["ids"] if probe["kind"] == STIMULI else [str(PurePosixPath(i).with_suffix("")) for i in probe["ids"]]
     found = read_masks(
-        folder, _classes(ctx, folder), [f"{stem}.png" for stem in stems], seen_geometry(ctx), probe["grid"]
+        folder, mask_classes(ctx, folder), [f"{stem}.png" for stem in stems], seen_geometry(ctx), probe["grid"]
     )
     if found is not None:
         return found
@@ -65,7 +65,7 @@ def _masks(ctx: Context, probe: dict[str, Any]) -> Judge | str:
     return f"{folder.name} of the dataset holds no mask of a probe image"
 
 
-def _classes(ctx: Context, folder: Path) -> dict[int, str]:
+def mask_classes(ctx: Context, folder: Path) -> dict[int, str]:
     """Of classes.csv in the folder; in a dataset's own without one the dataset's concepts in order from 1, 0 being background."""
     if (folder / CLASSES).is_file() or ctx.config.explain.masks:
         return read_classes(folder / CLASSES)

@@ -17,17 +17,20 @@ from sbm_jax.report.data import (
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import short_roi
 from sbm_jax.stages.report_assign import assign_tables
+from sbm_jax.stages.report_edit import edit_curves, edit_plots, edit_tables
 from sbm_jax.stages.report_emergence import emergence_curves, emergence_tables
 from sbm_jax.stages.report_exemplars import roi_exemplars
 from sbm_jax.stages.report_explain import explain_tables
 from sbm_jax.stages.report_joint import joint_curves, joint_tables
 from sbm_jax.stages.report_layers import depth_tables, profile_curve
 from sbm_jax.stages.report_maps import SPACE, SubjectMaps, cortex
+from sbm_jax.stages.report_match import match_exemplars, match_tables
 from sbm_jax.stages.report_pooling import pooling_plots, pooling_tables
 from sbm_jax.stages.report_recovery import recovery_tables
 from sbm_jax.stages.report_saes import sae_plots, sae_tables
 from sbm_jax.stages.report_selection import chosen_on, similarity_text, told_over, warnings
 from sbm_jax.stages.report_sizes import size_plots, size_tables
+from sbm_jax.stages.report_stability import stability_tables
 
 METHODS = (
     (
@@ -84,11 +87,14 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -
             *joint_tables(summary),
             *depth_tables(summary, ctx.config.report.mode),
             *sae_tables(summary),
+            *match_tables(summary["match"]),
+            *stability_tables(summary["agreement"]),
             *_roi_tables(summary),
             *_rsa_tables(ctx, summary),
             *pooling_tables(summary),
             *explain_tables(summary, list(ctx.facts.layer_labels), ctx.config.report.mode),
             *emergence_tables(summary, ctx.config.report.mode),
+            *edit_tables(summary),
         ],
         cortex=cortex() if drawn else None,
         cortex_notes=_cortex_notes(maps),
@@ -98,9 +104,10 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -
             *joint_curves(summary),
             *_curves(ctx, summary),
             *emergence_curves(summary, ctx.config.report.mode),
+            *edit_curves(summary, list(ctx.facts.layer_labels), list(ctx.facts.hooks)),
         ],
-        plots=[*size_plots(summary), *sae_plots(summary), *pooling_plots(summary)],
-        exemplars=roi_exemplars(ctx),
+        plots=[*size_plots(summary), *sae_plots(summary), *pooling_plots(summary), *edit_plots(summary)],
+        exemplars=[*roi_exemplars(ctx), *match_exemplars(ctx)],
         recovery=recovery_tables(recovery, chosen_on(align), told_over(data["shared"])) if recovery else None,
         methods=(("Similarity", similarity_text(align)), *METHODS),
         provenance=_provenance(ctx),

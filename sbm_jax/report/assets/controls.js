@@ -225,7 +225,8 @@ class Viewer {
     });
   }
 
-  writeAddress() {
+  // What the address holds of the view.
+  addressParts() {
     const s = this.state;
     const numbers = (list, digits) => list.map((x) => Number(x.toFixed(digits))).join(',');
     const parts = new URLSearchParams({ subject: this.subject.name, map: s.map, surface: s.surface, hemis: s.hemis });
@@ -237,7 +238,11 @@ class Viewer {
     if (!s.outlines) parts.set('borders', '0');
     if (!s.names) parts.set('names', '0');
     if (s.pin) parts.set('vertex', `${s.pin.side},${s.pin.vertex}`);
-    this.address = `#cortex?${parts}`.replaceAll('%2C', ',');
+    return parts;
+  }
+
+  writeAddress() {
+    this.address = `#cortex?${this.addressParts()}`.replaceAll('%2C', ',');
     if (!this.started) { this.started = true; return; } // the page as opened keeps its address
     try { history.replaceState(null, '', this.address); } catch { /* some viewers of local files forbid it */ }
   }
