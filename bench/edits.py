@@ -75,7 +75,7 @@ def removed(document: Record) -> str:
 
 
 def by_concept(document: Record) -> str:
-    names = [c for c in document["categories"]]
+    names = list(document["categories"])
     rows = []
     for record in document["sets"]:
         cells = [record["by_concept"][c]["accuracy"][0] for c in names]

@@ -27,7 +27,7 @@ def meaning_steps(ctx: Context) -> Iterator[Step]:
 
 
 def _edit(ctx: Context) -> Step:
-    """Half of the network follows an edit on average; as many sets of units as subjects have regions known for a concept, at most."""
+    """Half of the network follows an edit on average. At most one set of units per subject and region known for a concept."""
     assert ctx.specs.edit is not None
     config, facts = ctx.config.edit, ctx.facts
     images = min(config.images or facts.n_measured, facts.n_measured)
