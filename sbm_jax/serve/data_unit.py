@@ -110,7 +110,7 @@ def score_map(lib: Library, kind: str, hook: str, number: int, subject: str, mod
     label = f"{mode.replace('_', ' ')}, {hook}, unit {number}"
     which = f"{n} images that score" if held_out else f"all {n} images"
     return MapLayer(
-        "unit", label, "r", "diverging", values, -most, most, threshold=0.15, note=f"Pearson r over the {which}"
+        "unit", label, "r", "diverging", values, -most, most, threshold=min(0.15, most / 2), note=f"Pearson r over the {which}"
     )
 
 

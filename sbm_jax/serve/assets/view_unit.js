@@ -49,7 +49,7 @@ function content(run, found) {
 function about(run, found) {
   const list = found.exemplars;
   const missing = run.missing.find((m) => m.store === 'exemplars');
-  if (list.source === 'probe') return `Strongest images of the probe set; asked for by ${list.why.join(', ')}. Dark patches do not drive the unit.`;
+  if (list.source === 'probe') return `Strongest images of the probe set; asked for by ${list.why.join(', ')}.${list.heat ? ' Dark patches do not drive the unit.' : ''}`;
   if (list.source === 'stimuli') return `Strongest stimuli by ${list.mode}. ${missing ? `Patch highlights need the store of exemplars: ${missing.command}` : `For patch highlights ask for the unit: --set 'exemplars.units=["${found.kind}/${found.hook}/${found.unit}"]'`}`;
   return missing ? `The store of exemplars is not there: ${missing.command}` : '';
 }
