@@ -1,4 +1,4 @@
-"""`python bench/exemplars.py [--units 10240] [--images 50000] [--side 7] [--width 192] [--top 20]`: the pass of `exemplars`.
+"""`python bench/exemplars.py [--units 10240] [--images 50000] [--side 7] [--width 128] [--top 20]`: the pass of `exemplars`.
 
 Activations are made as they are needed, in the order of the rows. All units of one dictionary are wanted. After every tenth of
 the pass some of the same activations are pooled as `encode` does it for `patch_max`, in its own batches and in those of the pass,
@@ -20,6 +20,7 @@ from sbm_jax.bench.common import gemm_rate, median, save
 from sbm_jax.config import EncodeConfig
 from sbm_jax.config_meaning import ExemplarsConfig
 from sbm_jax.mesh import make_mesh, use_cpu_cores
+from sbm_jax.progress import log
 from sbm_jax.sae.model import Norm, Params
 from sbm_jax.stages.encode import pooled_codes
 from sbm_jax.stages.exemplar_search import TopLists
@@ -27,7 +28,7 @@ from sbm_jax.stages.exemplars import Dictionary, batch_images, everywhere, searc
 from sbm_jax.stages.members import Code, Member
 
 SEGMENTS = 10
-ENCODED = 1000  # images of a segment
+ENCODED = 400  # images of a segment
 
 
 def member(width: int, units: int) -> Member:
@@ -69,11 +70,14 @@ class Stream:
             jax.block_until_ready(jax.live_arrays())
             self.seconds["search"].append(time.perf_counter() - since - making - waited)
             self.seconds["made"].append(making)
+            log(
+                f"exemplars: {segment[-1]:,} images, {len(segment) * self.block / self.seconds['search'][-1]:,.0f} images/s"
+            )
             self.others(self, segment)
             making, waited, since, segment = 0.0, 0.0, time.perf_counter(), []
 
         for start in starts:
-            if start in edges:
+            if start in edges and segment:
                 end_segment()
             begun = time.perf_counter()
             x = self.make(start)
@@ -85,7 +89,7 @@ class Stream:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, value in {"units": 10_240, "images": 50_000, "side": 7, "width": 192, "k": 32, "top": 20}.items():
+    for name, value in {"units": 10_240, "images": 50_000, "side": 7, "width": 128, "k": 16, "top": 20}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--memory-mb", type=int, default=ExemplarsConfig().memory_mb)
     options = parser.parse_args(argv)

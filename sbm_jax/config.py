@@ -368,7 +368,11 @@ def load_config(path: Path | None, overrides: typing.Sequence[str] = ()) -> Conf
     Raises UserError for an unreadable file, an unknown key (naming the nearest one), a missing key or a bad value.
     """
     source = "the embedded default" if path is None else str(path)
-    raw = demo_config() if path is None else read_yaml(path)
+    return parse_config(demo_config() if path is None else read_yaml(path), overrides, source)
+
+
+def parse_config(raw: dict[str, Any], overrides: typing.Sequence[str], source: str) -> Config:
+    """Plain data, which are changed, with `key.sub=value` overrides. Raises UserError as `load_config`, naming the source."""
     for override in overrides:
         apply_override(raw, override)
     problems = list(unknown_keys(raw, Config, Config))

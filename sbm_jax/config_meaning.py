@@ -13,7 +13,8 @@ class ExemplarsConfig(Section):
     """The images that drive each wanted unit most."""
 
     kinds: list[Literal["patch", "cls"]] = Field(
-        default=["patch", "cls"], min_length=1, description="token kinds; those without an autoencoder are left out"
+        default=["patch", "cls"],
+        description="token kinds; those without an autoencoder are left out, and without any all stages up to `stability`",
     )
     probe: str = Field(default="stimuli", description="`stimuli`, or a folder of pictures")
     score: Literal["max", "mean"] = Field(default="max", description="of an image: over its patches")
@@ -96,4 +97,13 @@ class EditConfig(Section):
 class StabilityConfig(Section):
     """What stays when something is done again."""
 
+    variants: list[list[str]] = Field(
+        default_factory=list,
+        description="settings to compare with, each a list such as [train.seed=1]; their stores must be in the same folder",
+    )
+    modes: list[Literal["cls", "patch_mean", "patch_max"]] = Field(
+        default=["cls", "patch_mean"], description="those that are not encoded are left out"
+    )
+    voxels: int = Field(default=500, ge=1, description="responsive voxels looked at, drawn by seed")
+    draws: int = Field(default=5, ge=1, description="random halves of the images")
     seed: int = 0

@@ -5,6 +5,8 @@ And one small finished run, made by the command line once per session, for all t
 from __future__ import annotations
 
 import copy
+import fcntl
+import json
 import os
 import shutil
 import socket
@@ -47,6 +49,7 @@ TINY: dict[str, Any] = {
     "joint": {"modes": ["patch_mean", "raw"], "atoms": 3, "candidates": 8, "lambdas": [0.1, 10]},
     "layers": {"bootstrap": 40},
     "pooling": {"positions": 3, "sizes": [0.1, 0.3], "bootstrap": 100},
+    "edit": {"images": 12, "units": 6, "draws": 2, "doses": [2.0], "drive": [1.0], "bootstrap": 50},
     "report": {"title": "tiny", "units_per_roi": 1, "images_per_unit": 3},
 }
 
@@ -157,8 +160,16 @@ def make_config(backbone_folder: Path):
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory, program: Program, make_config) -> TinyRun:
-    """The finished run of TINY. Tests must not write into it; `copy_run` makes a copy that they may change."""
-    folder = tmp_path_factory.mktemp("tiny")
-    config = make_config(folder / "tiny.yaml")
-    process = program("run", "--config", config, "--out", folder / "run")
+    """The finished run of TINY, made by the first worker that needs it. Tests must not write into it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny"
+    folder.mkdir(exist_ok=True)
+    config, said = folder / "tiny.yaml", folder / "said.json"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not said.exists():
+            process = program("run", "--config", make_config(config), "--out", folder / "run")
+            said.write_text(json.dumps([process.args, process.stdout, process.stderr]))
+    words, stdout, stderr = json.loads(said.read_text())
+    process = subprocess.CompletedProcess(words, 0, stdout, stderr)
     return TinyRun(folder / "run", config, process)

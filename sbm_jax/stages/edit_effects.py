@@ -100,5 +100,6 @@ class Effects:
         mean = float(values.mean())
         if not self.draws:
             return [mean, None, None]
-        low, high = np.quantile(draw_weights(len(values), self.draws, self.seed) @ values, [0.025, 0.975])
+        weights = draw_weights(len(values), self.draws, self.seed).astype(np.float64)
+        low, high = np.quantile(weights @ values / weights.sum(axis=1), [0.025, 0.975])
         return [mean, float(low), float(high)]

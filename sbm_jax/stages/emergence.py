@@ -11,7 +11,7 @@ from sbm_jax.errors import UserError
 from sbm_jax.progress import progress
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.emergence_curves import curve, gallery, group_of
-from sbm_jax.stages.exemplar_lists import CONTROL, read_exemplars
+from sbm_jax.stages.exemplar_lists import CONTROL
 from sbm_jax.stages.explain_names import judges_of, read_judged, roi_concept
 from sbm_jax.stages.explain_tables import Units
 from sbm_jax.stages.flow import write_flow
@@ -37,21 +37,24 @@ def run(ctx: Context) -> Store:
     about = explain.json("explain.json")["judges"]
     _check(config.concepts, about)
     ranked = roi_units(ctx.open(ctx.specs.roi), ctx)
-    lists = {(kind, hook): read_exemplars(exemplars, kind, hook) for kind in ctx.config.kinds for hook in hooks}
+    asked_for = {
+        kind: [tuple(exemplars.read(f"{kind}/{hook}/{part}") for part in ("units", "why")) for hook in hooks]
+        for kind in ctx.config.kinds
+    }
     writer = ctx.writer(ctx.specs.emergence)
     curves: dict[str, Any] = {judge: {} for judge in about}
     galleries: dict[str, Any] = {judge: {} for judge in about}
     with progress("emergence", len(ranked) * len(about), "judges x modes") as task:
         for mode, subjects in ranked.items():
             kind = TOKEN_KIND[mode]
-            found = {j: (*(lists[kind, h] for h in hooks),) for j in judges_of(explain, kind)}
-            for judge, layer_lists in found.items():
+            found = judges_of(explain, kind)
+            for judge in found:
                 base = np.array([about[judge]["base_rate"][name] for name in about[judge]["concepts"]])
                 layers = [
-                    Units(x.units, read_judged(explain, judge, kind, hook), base, np.flatnonzero(x.why & CONTROL))
-                    for hook, x in zip(hooks, layer_lists, strict=True)
+                    Units(units, read_judged(explain, judge, kind, hook), base, np.flatnonzero(why & CONTROL))
+                    for hook, (units, why) in zip(hooks, asked_for[kind], strict=True)
                 ]
-                asked = [np.flatnonzero(x.why & ~np.uint8(CONTROL)) for x in layer_lists]
+                asked = [np.flatnonzero(why & ~np.uint8(CONTROL)) for _, why in asked_for[kind]]
                 wanted = [
                     c
                     for c, name in enumerate(about[judge]["concepts"])

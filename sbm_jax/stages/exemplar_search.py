@@ -83,25 +83,24 @@ def _fired(peak_bu: jax.Array) -> Sums:
     return Sums((peak_bu > 0).sum(axis=0, dtype=jnp.float32)[None], peak_bu.max(axis=0)[None])
 
 
-@functools.lru_cache(maxsize=8)
-def _patch_codes(mesh: Mesh) -> Callable[..., jax.Array]:
-    """Jitted (codes, image [m], unit [m]) -> float16 [m, t]; image: row within the device's own part of the batch."""
+def heat_maps(mesh: Mesh, codes: Codes, image_m: np.ndarray, unit_m: np.ndarray, u: int) -> np.ndarray:
+    """float16 [m, t]: the codes of all patches for pairs of an image (its place in the batch) and one of u units."""
+    if codes.units is None:
+        return _gathered(mesh, codes.values, image_m, unit_m)
+    values, units = np.asarray(codes.values), np.asarray(codes.units)
+    b, t, _ = values.shape
+    pair = np.full((b, u), -1, np.int32)
+    pair[image_m, unit_m] = np.arange(len(image_m))
+    m_btk = np.take_along_axis(pair, units.reshape(b, -1), axis=1).reshape(units.shape)
+    image, token, kept = np.nonzero((m_btk >= 0) & (values > 0))
+    out = np.zeros((len(image_m), t), np.float16)
+    out[m_btk[image, token, kept], token] = np.minimum(values[image, token, kept], _HALF_MAX)
+    return out
 
-    def local(codes: Codes, image_m: jax.Array, unit_m: jax.Array) -> jax.Array:
-        if codes.units is None:
-            heat = codes.values[image_m, :, unit_m]
-        else:
-            same = codes.units[image_m] == unit_m[:, None, None]
-            heat = jnp.where(same, codes.values[image_m], 0.0).sum(axis=2)
-        return jnp.minimum(heat, _HALF_MAX).astype(jnp.float16)
 
-    split = P("data")
-    return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=split, out_specs=split, check_vma=False))
-
-
-def heat_maps(mesh: Mesh, codes: Codes, image_m: np.ndarray, unit_m: np.ndarray) -> np.ndarray:
-    """float16 [m, t]: the codes of all patches for pairs of an image (its place in the batch) and a unit."""
-    b, t = codes.values.shape[:2]
+def _gathered(mesh: Mesh, z: jax.Array, image_m: np.ndarray, unit_m: np.ndarray) -> np.ndarray:
+    """`heat_maps` from codes z [b, t, u], which stay on the devices."""
+    b, t, _ = z.shape
     own = b // mesh.size
     device = image_m // own
     out = np.empty((len(image_m), t), np.float16)
@@ -111,10 +110,21 @@ def heat_maps(mesh: Mesh, codes: Codes, image_m: np.ndarray, unit_m: np.ndarray)
         image, unit = (np.zeros((mesh.size, _PAIRS), np.int32) for _ in range(2))
         for i, part in enumerate(parts):
             image[i, : len(part)], unit[i, : len(part)] = image_m[part] % own, unit_m[part]
-        found = np.asarray(_patch_codes(mesh)(codes, image.ravel(), unit.ravel()))
+        found = np.asarray(_patch_codes(mesh)(z, image.ravel(), unit.ravel()))
         for i, part in enumerate(parts):
             out[part] = found[i * _PAIRS : i * _PAIRS + len(part)]
     return out
+
+
+@functools.lru_cache(maxsize=8)
+def _patch_codes(mesh: Mesh) -> Callable[..., jax.Array]:
+    """Jitted (z [b, t, u], image [m], unit [m]) -> float16 [m, t]; image: row within the device's own part of the batch."""
+
+    def local(z_btu: jax.Array, image_m: jax.Array, unit_m: jax.Array) -> jax.Array:
+        return jnp.minimum(z_btu[image_m, :, unit_m], _HALF_MAX).astype(jnp.float16)
+
+    split = P("data")
+    return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=split, out_specs=split, check_vma=False))
 
 
 class Entered(NamedTuple):

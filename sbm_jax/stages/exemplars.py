@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from sbm_jax.sae.stream import array_name
 from sbm_jax.stages.activations import one_ahead
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.exemplar_lists import Firing
-from sbm_jax.stages.exemplar_search import FiringSums, TopLists, encode_batch, heat_maps, list_bytes
+from sbm_jax.stages.exemplar_search import FiringSums, Score, TopLists, encode_batch, heat_maps, list_bytes
 from sbm_jax.stages.members import Code, Member, member_numbers, read_member
 from sbm_jax.stages.probe import STIMULI, Probe, open_probe
 from sbm_jax.stages.wanted import wanted_units
@@ -70,7 +70,7 @@ def run(ctx: Context) -> Store:
     budget = config.memory_mb << 20
     step = batch_images(config.batch, budget, t, len(every[0].why), mesh.size)
     probe = open_probe(ctx, step)
-    step = min(step, -(-probe.block // mesh.size) * mesh.size)
+    step = even_parts(probe.block, step, mesh.size)
     writer = ctx.writer(ctx.specs.exemplars)
     groups = group(every[writer.cursor :], budget - budget // _WORKING, config.top)
     done = writer.cursor
@@ -105,6 +105,11 @@ def batch_images(most: int, budget: int, patches: int, units: int, devices: int)
     return max(1, min(-(-most // devices), budget // _WORKING // (12 * patches * units * devices))) * devices
 
 
+def even_parts(block: int, step: int, devices: int) -> int:
+    """The largest of the equal parts, at most `step` each, that a block is cut into; a multiple of the devices."""
+    return -(-block // -(-block // step) // devices) * devices
+
+
 def group(dictionaries: Sequence[Dictionary], budget: int, e: int) -> list[list[Dictionary]]:
     """Dictionaries of one pass after the other, as many as the budget holds. Raises UserError where one is too large."""
     out: list[list[Dictionary]] = []
@@ -133,33 +138,34 @@ def search(
     mesh: Mesh,
     step: int,
     e: int,
-    score: Any,
-    advance: Any = lambda count: None,
+    score: Score,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> list[tuple[TopLists, Firing]]:
     """Lists of e images and firing statistics of the dictionaries, from one pass over the probe set in batches of `step`."""
     lists = [TopLists(len(d.units), e, d.patches if d.kind == "patch" else None) for d in dictionaries]
     sums = [FiringSums(len(d.why)) for d in dictionaries]
     encode = encode_batch(mesh, code, score)
-    names = [array_name(d.hook, d.kind) for d in dictionaries]
+    names, units = [array_name(d.hook, d.kind) for d in dictionaries], [d.units for d in dictionaries]
 
     def batches() -> Iterator[tuple[int, int, int, Any]]:
         for start, arrays in probe.blocks(names):
-            for i, (d, name) in enumerate(zip(dictionaries, names, strict=True)):
-                for first in range(0, len(arrays[name]), step):
-                    x = arrays[name][first : first + step]
-                    x = x.reshape(len(x), d.tokens, x.shape[-1])
+            for i, d in ((i, d) for i, d in enumerate(dictionaries) if names[i] in arrays):
+                x_ntd = arrays[names[i]].reshape(-1, d.tokens, arrays[names[i]].shape[-1])
+                for first in range(0, len(x_ntd), step):
+                    x = x_ntd[first : first + step]
                     real = np.arange(step) < len(x)
                     x = np.pad(x, [(0, step - len(x)), (0, 0), (0, 0)])
                     yield i, start + first, int(real.sum()), encode(members[d.number], x, real)
 
     # the device computes one batch while the host sorts the one before
     for i, first, count, (scores, parts, codes) in one_ahead(batches()):
-        units = dictionaries[i].units
         sums[i].add(parts, codes)
-        entered = lists[i].take(first, np.asarray(scores)[:count, units])
+        entered = lists[i].take(first, np.asarray(scores)[:count, units[i]])
         heat = lists[i].heat
         if heat is not None and len(entered.image):
-            heat[entered.row, entered.slot] = heat_maps(mesh, codes, entered.image, units[entered.row])
+            heat[entered.row, entered.slot] = heat_maps(
+                mesh, codes, entered.image, units[i][entered.row], len(dictionaries[i].why)
+            )
         advance(count)
     out, n = [], len(probe.ids)
     for d, found, total in zip(dictionaries, lists, sums, strict=True):

@@ -13,7 +13,7 @@ from sbm_jax.stages.exemplar_lists import CONTROL, Exemplars, read_exemplars
 from sbm_jax.stages.explain_names import Judged
 from sbm_jax.stages.explain_tables import Units, control_table, roi_tables
 from sbm_jax.stages.judges import open_judges
-from sbm_jax.stages.judging import ImageJudge, Judge, Named, name_units, resampling
+from sbm_jax.stages.judging import Counts, ImageJudge, Judge, Named, name_units, resampling
 from sbm_jax.stages.roi_rankings import roi_units
 from sbm_jax.statistics import fdr_adjusted
 from sbm_jax.store.store import Store, StoreWriter
@@ -33,17 +33,16 @@ def run(ctx: Context) -> Store:
     exemplars, roi = ctx.open(ctx.specs.exemplars), ctx.open(ctx.specs.roi)
     probe = exemplars.json("probe.json")
     judges, left_out = open_judges(ctx, probe)
-    lists = {(kind, hook): read_exemplars(exemplars, kind, hook) for kind in ctx.config.kinds for hook in hooks}
     writer = ctx.writer(ctx.specs.explain)
     draw = resampling(config.bootstrap, config.seed) if config.bootstrap else None
     found: dict[str, dict[str, list[Units]]] = {}
     rois: dict[str, Any] = {}
-    with progress("explain", len(judges) * len(lists), "dictionaries") as task:
+    with progress("explain", len(judges) * len(ctx.config.kinds) * len(hooks), "dictionaries") as task:
         for judge in judges:
             _write_images(writer, judge)
             found[judge.name] = {}
             for kind in ctx.config.kinds:
-                named = _kind(judge, kind, [lists[kind, hook] for hook in hooks], config.stable, writer, hooks)
+                named = _kind(judge, kind, exemplars, config.stable, writer, hooks)
                 if named:
                     found[judge.name][kind] = named
                 task.advance(len(hooks))
@@ -92,20 +91,24 @@ def _write_images(writer: StoreWriter, judge: Judge) -> None:
 
 
 def _kind(
-    judge: Judge, kind: str, lists: list[Exemplars], stable: int, writer: StoreWriter, hooks: tuple[str, ...]
+    judge: Judge, kind: str, exemplars: Store, stable: int, writer: StoreWriter, hooks: tuple[str, ...]
 ) -> list[Units]:
     """One `Units` per hook, written too; none where the judge has nothing to say of such units."""
-    counted = [judge.count(exemplars) for exemplars in lists]
-    known = [counts for counts in counted if counts is not None]
-    if not known:
+    if judge.by_patch and kind != "patch":
         return []
+    asked: list[tuple[np.ndarray, np.ndarray]] = []
+    known: list[Counts] = []
+    for hook in hooks:  # heat maps of one dictionary at a time
+        lists = _lists(exemplars, kind, hook, judge.by_patch)
+        asked.append((lists.units, lists.why))
+        known.append(judge.count(lists))
     named: list[Named] = [name_units(judge, counts, stable) for counts in known]
     # one family: all units of this kind that have a name
     has_name = [n.concept >= 0 for n in named]
     every = fdr_adjusted(np.concatenate([np.where(has, n.p, np.nan) for n, has in zip(named, has_name, strict=True)]))
     q = np.split(np.nan_to_num(every, nan=1.0).astype(np.float32), np.cumsum([len(n.p) for n in named])[:-1])
     out = []
-    for hook, exemplars, counts, n, q_w in zip(hooks, lists, known, named, q, strict=True):
+    for hook, (units, why), counts, n, q_w in zip(hooks, asked, known, named, q, strict=True):
         shown, judged = counts.shown.astype(np.int16), counts.judged.astype(np.int16)
         said = Judged(
             judge.concepts, n.concept, n.count, n.stable, n.effect, n.effect_low, n.effect_high, q_w, shown, judged
@@ -116,6 +119,12 @@ def _kind(
             writer.put(f"{base}/{part}", x, dimensions=("w", "c")[: x.ndim])
         for part, x in counts.more.items():
             writer.put(f"{base}/{part}", x, dimensions=("w", "c"))
-        control = np.flatnonzero(exemplars.why & CONTROL)
-        out.append(Units(exemplars.units, said, judge.base_c, control))
+        out.append(Units(units, said, judge.base_c, np.flatnonzero(why & CONTROL)))
     return out
+
+
+def _lists(store: Store, kind: str, hook: str, heat: bool) -> Exemplars:
+    if heat:
+        return read_exemplars(store, kind, hook)
+    units, why, images, scores = (store.read(f"{kind}/{hook}/{part}") for part in ("units", "why", "images", "scores"))
+    return Exemplars(units, why, images, scores, None)

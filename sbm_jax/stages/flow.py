@@ -16,7 +16,7 @@ from sbm_jax.stages.image_sets import deal
 from sbm_jax.stages.image_statistics import GROUPS, columns, measure_images
 from sbm_jax.stages.inputs import dense_codes, read_codes
 from sbm_jax.stages.judge_labels import dataset_labels
-from sbm_jax.stages.judges import picture_geometry
+from sbm_jax.stages.pictures import seen_geometry
 from sbm_jax.stages.probe import STIMULI
 from sbm_jax.stages.tuning import FoldSums, Tuning, standardised, tuning_of
 from sbm_jax.statistics import percentile_interval
@@ -41,7 +41,7 @@ def write_flow(
 
     Returns per kind means over units with intervals by layer, and over the units that each ROI ranks first.
     """
-    statistics = measure_images(ctx.dataset.images.sources, picture_geometry(ctx))
+    statistics = measure_images(ctx.dataset.images.sources, seen_geometry(ctx))
     parts = [name for group, names in GROUPS.items() for name in (f"{group}: {part}" for part in names)]
     writer.put("image_statistics", statistics, dimensions=("n", "p"))
     categories, names, seen, told = _categories(ctx, explain, probe)

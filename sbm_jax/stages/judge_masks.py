@@ -36,6 +36,7 @@ class MaskJudge:
     concepts: tuple[str, ...]
     classes: np.ndarray
     exclusive: bool = True
+    by_patch: bool = True
 
     @property
     def base_c(self) -> np.ndarray:
@@ -47,16 +48,16 @@ class MaskJudge:
         known = self.classes[self.classes[:, 0] != _UNJUDGED]
         return np.bincount(known.ravel() + 1, minlength=len(self.concepts) + 1)[1:] / max(known.size, 1)
 
-    def count(self, exemplars: Exemplars) -> Counts | None:
+    def count(self, exemplars: Exemplars) -> Counts:
         """An exemplar shows the class that most of its lit patches are of: those with at least half of the code of its strongest
         patch. The unit's concept is the class of greatest F1 over all its exemplars.
 
         more: f1, ap, prevalence, float32 [w, c]: of lit patches as a detector of the class, over the patches
         of all exemplars; ap is the average precision of the code itself, prevalence what a code without meaning would have.
-        None for units without heat maps.
+        Raises ValueError without heat maps.
         """
         if exemplars.heat is None:
-            return None
+            raise ValueError("masks judge by patches; these units have no heat maps")
         parts = [
             self._block(exemplars.images[start : start + _UNITS], exemplars.heat[start : start + _UNITS])
             for start in range(0, len(exemplars.units), _UNITS)

@@ -5,17 +5,14 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sbm_jax.backbones.describe import read_folder
-from sbm_jax.backbones.folder import read_preprocessor
 from sbm_jax.errors import UserError
-from sbm_jax.images.geometry import Geometry, square, stretch
-from sbm_jax.images.processor import processor
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.judge_clip import zero_shot_judge
 from sbm_jax.stages.judge_labels import dataset_labels, file_labels
 from sbm_jax.stages.judge_masks import CLASSES, read_classes, read_masks
 from sbm_jax.stages.judge_sources import clip_folder, mask_folder, read_prompts
 from sbm_jax.stages.judging import Judge
+from sbm_jax.stages.pictures import seen_geometry
 from sbm_jax.stages.probe import STIMULI, probe_sources
 
 
@@ -56,7 +53,7 @@ def _masks(ctx: Context, probe: dict[str, Any]) -> Judge | str:
         return "only units of patch tokens have heat maps, and exemplars.kinds or encode.modes leaves them out"
     stems = probe["ids"] if probe["kind"] == STIMULI else [str(PurePosixPath(i).with_suffix("")) for i in probe["ids"]]
     found = read_masks(
-        folder, mask_classes(ctx, folder), [f"{stem}.png" for stem in stems], picture_geometry(ctx), probe["grid"]
+        folder, mask_classes(ctx, folder), [f"{stem}.png" for stem in stems], seen_geometry(ctx), probe["grid"]
     )
     if found is not None:
         return found
@@ -75,12 +72,3 @@ def mask_classes(ctx: Context, folder: Path) -> dict[int, str]:
     if not ctx.dataset.concepts:
         raise UserError(f"{folder}: expected {CLASSES} with the columns index and name, or concepts in dataset.json")
     return dict(enumerate(ctx.dataset.concepts, start=1))
-
-
-def picture_geometry(ctx: Context) -> Geometry:
-    """What `extract` shows of a picture."""
-    facts, name = ctx.facts.backbone, ctx.config.extract.geometry
-    if name != "processor":
-        return (square if name == "square" else stretch)(facts.image_size)
-    folder = read_folder(facts.path).path
-    return processor(read_preprocessor(folder, facts.family), facts.image_size, facts.family)

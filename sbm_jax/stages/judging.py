@@ -31,7 +31,7 @@ class Judge(Protocol):
     """Says which concepts exemplars show.
 
     name: of the folder in the store. about: one sentence for readers. base_c: float64 [c], how often the concept shows by
-    chance, in the probe set. exclusive: an exemplar shows one concept at most.
+    chance, in the probe set. exclusive: an exemplar shows one concept at most. by_patch: it needs heat maps.
     """
 
     @property
@@ -49,9 +49,10 @@ class Judge(Protocol):
     @property
     def exclusive(self) -> bool: ...
 
-    def count(self, exemplars: Exemplars) -> Counts | None:
-        """None where the judge has nothing to say of such units."""
-        ...
+    @property
+    def by_patch(self) -> bool: ...
+
+    def count(self, exemplars: Exemplars) -> Counts: ...
 
     def tail(self, concept: int, judged: int) -> np.ndarray:
         """P(at least x of `judged` exemplars show the concept by chance), float64 [judged + 1]."""
@@ -71,6 +72,7 @@ class ImageJudge:
     seen: np.ndarray
     exclusive: bool
     scores: np.ndarray | None = None
+    by_patch: bool = False
 
     @property
     def base_c(self) -> np.ndarray:

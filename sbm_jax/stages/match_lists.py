@@ -23,10 +23,12 @@ class Match(NamedTuple):
     one_to_one: bool
 
 
-def describe(dictionary: dict[str, Any]) -> str:
-    """A dictionary in words: `patch block03.resid`, with seed 1, of runs/dinov2."""
+def describe(dictionary: dict[str, Any], own_seed: int = 0) -> str:
+    """In words: `patch block03.resid`, with `, seed 1` where it is of another seed of this run, with `, NAME` of another run."""
     words = f"{dictionary['kind']} {dictionary['hook']}"
-    return f"{words}, seed {dictionary['seed']}" + (f", {dictionary['run']}" if dictionary["run"] else "")
+    if dictionary["run"]:
+        return f"{words}, {dictionary['run']}"
+    return words + (f", seed {dictionary['seed']}" if dictionary["seed"] != own_seed else "")
 
 
 def matches_of(store: Store, kind: str, hook: str, unit: int, seed: int | None = None, top: int = 1) -> list[Match]:

@@ -60,22 +60,32 @@ class Probe:
     files: list[Path] | None
 
     def blocks(self, names: Sequence[str]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """(first row, {name: activations of the rows from there}) in the order of the rows; every image is computed or read once.
+        """(first row, {name: activations of the rows from there}), of every name in the order of the rows; stored ones one after
+        the other. Every image is computed or read once.
 
         Raises UserError for an unreadable picture, or activations that are not finite in the store's dtype.
         """
-        if self.files is None:
-            from sbm_jax.sae.stream import read_many
+        if self.files is not None:
+            from sbm_jax.stages.activations import ForwardPass
 
-            for start in range(0, len(self.ids), self.block):
-                rows = np.arange(start, min(start + self.block, len(self.ids)))
-                yield start, read_many(self.ctx.activations, names, rows)
+            forward = ForwardPass(self.ctx, self.files)
+            for places, arrays in forward.blocks(range(len(self.files)), names):
+                yield places.start, arrays
             return
-        from sbm_jax.stages.activations import ForwardPass
+        from sbm_jax.sae.stream import read_many
 
-        forward = ForwardPass(self.ctx, self.files)
-        for places, arrays in forward.blocks(range(len(self.files)), names):
-            yield places.start, arrays
+        acts = self.ctx.activations
+        for start in range(0, len(self.ids), self.block):
+            rows = np.arange(start, min(start + self.block, len(self.ids)))
+            if _stored(self.ctx):
+                for name in names:
+                    yield start, {name: acts.read(name, rows)}
+            else:
+                yield start, read_many(acts, names, rows)
+
+
+def _stored(ctx: Context) -> bool:
+    return ctx.config.extract.keep or ctx.has(ctx.specs.activations)
 
 
 def open_probe(ctx: Context, step: int) -> Probe:
@@ -84,5 +94,4 @@ def open_probe(ctx: Context, step: int) -> Probe:
     if probe != STIMULI:
         files = probe_files(probe)
         return Probe(ctx, probe_ids(probe, files), ctx.config.extract.batch, files)
-    stored = ctx.config.extract.keep or ctx.has(ctx.specs.activations)
-    return Probe(ctx, list(ctx.dataset.images.ids), step if stored else ctx.config.extract.batch, None)
+    return Probe(ctx, list(ctx.dataset.images.ids), step if _stored(ctx) else ctx.config.extract.batch, None)

@@ -8,20 +8,18 @@ from typing import Any
 import numpy as np
 
 from sbm_jax.axes import MODE_TITLES
-from sbm_jax.images.sources import open_image
 from sbm_jax.report.data import (
     Column,
     LayerCurve,
     ReportData,
-    RoiExemplars,
     Table,
-    UnitCard,
 )
-from sbm_jax.report.thumbs import thumbnail
 from sbm_jax.stages.context import Context
-from sbm_jax.stages.inputs import relative_extents, short_roi
+from sbm_jax.stages.inputs import short_roi
 from sbm_jax.stages.report_assign import assign_tables
+from sbm_jax.stages.report_edit import edit_curves, edit_plots, edit_tables
 from sbm_jax.stages.report_emergence import emergence_curves, emergence_tables
+from sbm_jax.stages.report_exemplars import roi_exemplars
 from sbm_jax.stages.report_explain import explain_tables
 from sbm_jax.stages.report_joint import joint_curves, joint_tables
 from sbm_jax.stages.report_layers import depth_tables, profile_curve
@@ -32,6 +30,7 @@ from sbm_jax.stages.report_recovery import recovery_tables
 from sbm_jax.stages.report_saes import sae_plots, sae_tables
 from sbm_jax.stages.report_selection import chosen_on, similarity_text, told_over, warnings
 from sbm_jax.stages.report_sizes import size_plots, size_tables
+from sbm_jax.stages.report_stability import stability_tables
 
 METHODS = (
     (
@@ -89,11 +88,13 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -
             *depth_tables(summary, ctx.config.report.mode),
             *sae_tables(summary),
             *match_tables(summary["match"]),
+            *stability_tables(summary["agreement"]),
             *_roi_tables(summary),
             *_rsa_tables(ctx, summary),
             *pooling_tables(summary),
-            *explain_tables(summary, list(ctx.facts.layer_labels)),
-            *emergence_tables(summary),
+            *explain_tables(summary, list(ctx.facts.layer_labels), ctx.config.report.mode),
+            *emergence_tables(summary, ctx.config.report.mode),
+            *edit_tables(summary),
         ],
         cortex=cortex() if drawn else None,
         cortex_notes=_cortex_notes(maps),
@@ -103,9 +104,10 @@ def build(ctx: Context, summary: dict[str, Any], maps: dict[str, SubjectMaps]) -
             *joint_curves(summary),
             *_curves(ctx, summary),
             *emergence_curves(summary, ctx.config.report.mode),
+            *edit_curves(summary, list(ctx.facts.layer_labels), list(ctx.facts.hooks)),
         ],
-        plots=[*size_plots(summary), *sae_plots(summary), *pooling_plots(summary)],
-        exemplars=[*_exemplars(ctx), *match_exemplars(ctx)],
+        plots=[*size_plots(summary), *sae_plots(summary), *pooling_plots(summary), *edit_plots(summary)],
+        exemplars=[*roi_exemplars(ctx), *match_exemplars(ctx)],
         recovery=recovery_tables(recovery, chosen_on(align), told_over(data["shared"])) if recovery else None,
         methods=(("Similarity", similarity_text(align)), *METHODS),
         provenance=_provenance(ctx),
@@ -296,58 +298,6 @@ def _curves(ctx: Context, summary: dict[str, Any]) -> list[LayerCurve]:
 
 def _numbers(values: list[Any]) -> list[float]:
     return [_number(value) for value in values]
-
-
-def _exemplars(ctx: Context) -> list[RoiExemplars]:
-    """For each ROI of the first subject the units that contrast it most, over all layers, with their exemplars."""
-    config, mode = ctx.config.report, ctx.config.report.mode
-    if mode not in ctx.config.roi.modes:
-        return []
-    roi = ctx.open(ctx.specs.roi)
-    exemplars = roi.read(f"{mode}/exemplars")
-    names, extents = relative_extents(ctx.dataset.images.labels)
-    images = ctx.dataset.images
-    thumbs: dict[int, Any] = {}
-
-    def thumb(row: int) -> Any:
-        if row not in thumbs:
-            pixels = np.asarray(open_image(images.sources[row]))
-            thumbs[row] = thumbnail(pixels, images.captions[row] or images.ids[row])
-        return thumbs[row]
-
-    subject = ctx.subjects[0].name
-    out = []
-    for name in roi.json("rois.json")[subject]["rois"]:
-        base = f"{mode}/{subject}/{name.replace('/', '.')}/contrast"
-        units, scores = roi.read(f"{base}_units"), roi.read(f"{base}_scores")
-        order = np.argsort(-scores[..., 0], axis=None, kind="stable")[: config.units_per_roi]
-        cards = []
-        for layer, rank in zip(*np.unravel_index(order, units.shape), strict=True):
-            unit = int(units[layer, rank])
-            rows = exemplars[layer, unit]
-            text = f"contrast {scores[layer, rank, 0]:.2f} in sample"
-            if np.isfinite(scores[layer, rank, 1]):
-                text += f", {scores[layer, rank, 1]:.2f} held out"
-            cards.append(
-                UnitCard(
-                    ctx.facts.hooks[layer],
-                    unit,
-                    text,
-                    _purity(rows, names, extents),
-                    [thumb(int(row)) for row in rows[: config.images_per_unit]],
-                )
-            )
-        out.append(RoiExemplars(short_roi(name), f"{subject}, {MODE_TITLES[mode]}, all layers", cards))
-    return out
-
-
-def _purity(rows: np.ndarray, names: list[str], extents: np.ndarray) -> str:
-    if not names:
-        return ""
-    groups = np.where(extents[rows].max(axis=1) > 0, extents[rows].argmax(axis=1), -1)
-    counts = [int((groups == c).sum()) for c in range(len(names))]
-    best = int(np.argmax(counts))
-    return f"{counts[best]} of {len(rows)} exemplars: {names[best]}"
 
 
 def _provenance(ctx: Context) -> dict[str, Any]:

@@ -46,26 +46,26 @@ def emergence_curves(summary: dict[str, Any], mode: str) -> list[LayerCurve]:
     return out
 
 
-def emergence_tables(summary: dict[str, Any]) -> list[Table]:
-    """Onset layers, one row per judge, kind of feature and concept."""
+def emergence_tables(summary: dict[str, Any], mode: str) -> list[Table]:
+    """Onset layers, one row per judge and concept, for `mode` (the judge's first where it lacks that)."""
     found = summary["emergence"]
     rows = []
     for judge, modes in found["curves"].items() if found else ():
-        for mode, concepts in modes.items():
-            for concept, groups in concepts.items():
-                if "onset" in (record := groups.get("roi", groups["asked"])):
-                    cells = [_onset(record[key], found["layers"]) for key in ("onset", "onset_aligned")]
-                    whose = "ROI" if "roi" in groups else "all"
-                    rows.append(
-                        [f"{concept}, {judge}, {MODE_TITLES[mode]}", whose, *(c for pair in cells for c in pair)]
-                    )
+        shown = mode if mode in modes else next(iter(modes), "")
+        for concept, groups in modes.get(shown, {}).items():
+            if "onset" in (record := groups.get("roi", groups["asked"])):
+                cells = [_onset(record[key], found["layers"]) for key in ("onset", "onset_aligned")]
+                whose = "ROI" if "roi" in groups else "all"
+                rows.append([f"{concept}, {judge}", MODE_TITLES[shown], whose, *(c for pair in cells for c in pair)])
     note = (
-        "The first layer at which units show the concept in more of their exemplars than random units do (effect), or more of them are "
-        "aligned; tested by dealing out anew which units are the random ones, family-wise .05 over layers. Units: of the ROIs known for the concept, or all that "
-        "were asked for. Intervals: 95 % of draws of units. It is the layer from which it can be told, not where it begins."
+        "The first layer at which units show the concept in more of their exemplars than random units do (effect), or more of them "
+        "are aligned; tested by dealing out anew which units are the random ones, family-wise .05 over layers. Units: of the ROIs "
+        "known for the concept, or all that were asked for. Intervals: 95 % of draws of units. From this layer on it can be told; "
+        "it may begin before."
     )
     columns = [
-        "concept, judge, features",
+        "concept, judge",
+        "features",
         "units",
         Column("onset", "effect"),
         Column("95 %", "effect"),

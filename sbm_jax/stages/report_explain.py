@@ -37,40 +37,40 @@ def _best(record: dict[str, Any]) -> dict[str, Any]:
     return {"layer": layer, **pick(record, (*_KEYS, "gain", "gain_low", "gain_high")), **control}
 
 
-def explain_tables(summary: dict[str, Any], layers: list[str]) -> list[Table]:
-    """One table per judge: its ROIs at the layer with most aligned units."""
+def explain_tables(summary: dict[str, Any], layers: list[str], mode: str) -> list[Table]:
+    """One table per judge: the ROIs at the layer with most aligned units, for `mode` (the judge's first where it lacks that)."""
     found = summary["explain"]
     out = []
     for judge, modes in (found or {"rois": {}})["rois"].items():
-        rows = []
-        for mode, subjects in modes.items():
-            for subject, rois in subjects.items():
-                for roi, record in rois.items():
-                    rows.append(
-                        [
-                            f"{subject}, {short_roi(roi)}, {MODE_TITLES[mode]}",
-                            record["concept"],
-                            layers[record["layer"]],
-                            record["stable"],
-                            record["aligned"],
-                            record["rate"],
-                            _span(record["rate_low"], record["rate_high"]),
-                            found["judges"][judge]["base_rate"][record["concept"]],
-                            record["effect"],
-                            _span(record["gain_low"], record["gain_high"]),
-                            _share(record["others"]),
-                            _share(record["random"]),
-                        ]
-                    )
+        if not modes:
+            continue
+        shown, about = mode if mode in modes else next(iter(modes)), found["judges"][judge]
+        rows = [
+            [
+                f"{subject}, {short_roi(roi)}",
+                record["concept"],
+                layers[record["layer"]],
+                record["stable"],
+                record["aligned"],
+                record["rate"],
+                _span(record["rate_low"], record["rate_high"]),
+                about["base_rate"][record["concept"]],
+                record["effect"],
+                _span(record["gain_low"], record["gain_high"]),
+                _share(record["others"]),
+                _share(record["random"]),
+            ]
+            for subject, rois in modes[shown].items()
+            for roi, record in rois.items()
+        ]
         if rows:
-            out.append(
-                Table(f"Names by judge: {judge}", _note(found["judges"][judge]["about"]), _COLUMNS, rows, "rois")
-            )
+            note = f"{MODE_TITLES[shown]}; {about['about']}. {_NOTE}"
+            out.append(Table(f"Names by judge: {judge}", note, _COLUMNS, rows, "rois"))
     return out
 
 
 _COLUMNS = [
-    "subject, ROI, features",
+    "subject, ROI",
     "concept",
     Column("layer", help="the one with most aligned units"),
     Column("stable", "units"),
@@ -85,12 +85,10 @@ _COLUMNS = [
 ]
 
 
-def _note(about: str) -> str:
-    return (
-        f"{about[0].upper()}{about[1:]}. Of the units an ROI ranks first (contrast): stable if one concept has most of the exemplars, "
-        "aligned if it is the ROI's own; rate = aligned / stable. Beside it the same concept among other ROIs' and random units of "
-        "that layer."
-    )
+_NOTE = (
+    "Of the units an ROI ranks first (contrast): stable if one concept has most of the exemplars, aligned if it is the ROI's own; "
+    "rate = aligned / stable. Beside it the same concept among other ROIs' and random units of that layer."
+)
 
 
 def _span(low: float | None, high: float | None) -> str | None:

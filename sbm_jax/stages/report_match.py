@@ -28,7 +28,7 @@ def match_tables(match: dict[str, Any] | None) -> list[Table]:
         above = a.get("above", {})
         rows.append(
             [
-                f"{describe(pair['a'])} | {_other(pair)}",
+                _title(pair, match["seed"]),
                 a["units"],
                 b["units"],
                 a.get("mean"),
@@ -72,12 +72,10 @@ def match_tables(match: dict[str, Any] | None) -> list[Table]:
     return [Table("The same unit in two dictionaries", note, columns, rows, section="layers")]
 
 
-def _other(pair: dict[str, Any]) -> str:
-    """b, by what tells it from a."""
-    a, b = pair["a"], pair["b"]
-    if b["run"]:
-        return f"{b['run']}, {b['hook']}"
-    return b["hook"] if b["hook"] != a["hook"] else f"seed {b['seed']}"
+def _title(pair: dict[str, Any], seed: int) -> str:
+    """`patch block00.resid | block01.resid`: of b what tells it from a."""
+    a, b = describe(pair["a"], seed), describe(pair["b"], seed)
+    return f"{a} | {b.removeprefix(pair['a']['kind']).strip()}"
 
 
 def match_exemplars(ctx: Context) -> list[RoiExemplars]:
@@ -90,14 +88,15 @@ def match_exemplars(ctx: Context) -> list[RoiExemplars]:
     def thumb(row: int) -> Thumb:
         return thumbnail(np.asarray(open_image(images.sources[row])), images.captions[row] or images.ids[row])
 
-    shown = [pair for pair in store.json("match.json")["pairs"] if pair["one_to_one"]["pairs"]]
+    document = store.json("match.json")
+    shown, seed = [pair for pair in document["pairs"] if pair["one_to_one"]["pairs"]], document["seed"]
     some = np.unique(np.linspace(0, len(shown) - 1, min(_MOST_SHOWN, len(shown))).astype(int))
-    found = [(shown[i], _cards(store, shown[i], thumb)) for i in some]
+    found = [(shown[i], _cards(store, shown[i], seed, thumb)) for i in some]
     subtitle = "matched one to one, two by two: the best pair of units, then down to the median"
-    return [RoiExemplars(f"{describe(pair['a'])} | {_other(pair)}", subtitle, cards) for pair, cards in found if cards]
+    return [RoiExemplars(_title(pair, seed), subtitle, cards) for pair, cards in found if cards]
 
 
-def _cards(store: Store, pair: dict[str, Any], thumb: Callable[[int], Thumb]) -> list[UnitCard]:
+def _cards(store: Store, pair: dict[str, Any], seed: int, thumb: Callable[[int], Thumb]) -> list[UnitCard]:
     name, cards = pair["name"], []
     units, images, values = (store.read(f"{name}/{key}") for key in ("shown_units", "shown_images", "one_to_one_value"))
     cosines = store.read(f"{name}/one_to_one_cosine") if pair["decoder"] else None
@@ -106,7 +105,9 @@ def _cards(store: Store, pair: dict[str, Any], thumb: Callable[[int], Thumb]) ->
         for side in range(2):
             which = pair["ab"[side]]
             pictures = [thumb(int(row)) for row in rows[side] if row >= 0]
-            cards.append(UnitCard(which["hook"], int(mine[side]), "" if side else text, describe(which), pictures))
+            cards.append(
+                UnitCard(which["hook"], int(mine[side]), "" if side else text, describe(which, seed), pictures)
+            )
     return cards
 
 

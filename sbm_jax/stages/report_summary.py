@@ -10,17 +10,19 @@ from sbm_jax.brain.reliability import noise_ceiling
 from sbm_jax.sae.front import fronts
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import responsive
+from sbm_jax.stages.report_edit import edit_summary
 from sbm_jax.stages.report_emergence import emergence_summary
 from sbm_jax.stages.report_explain import explain_summary
 from sbm_jax.stages.report_joint import joint_summary
 from sbm_jax.stages.report_match import match_summary
+from sbm_jax.stages.report_stability import stability_summary
 from sbm_jax.statistics import ALPHA
 from sbm_jax.store.store import Store
 
 
 def summarise(ctx: Context) -> dict[str, Any]:
     """Keys: dataset, backbone, those of `_saes`, subjects (per subject and mode), assign, sizes, joint, pooling, rsa, structure,
-    roi, layers, recovery, explain, emergence, match.
+    roi, layers, recovery, explain, emergence, match, edit, agreement.
 
     Similarities are means over the responsive voxels, those with ncsnr at or above the floor fixed beforehand.
     """
@@ -56,8 +58,10 @@ def summarise(ctx: Context) -> dict[str, Any]:
         "pooling": {name: ctx.open(spec).json("pooling.json") for name, spec in ctx.specs.pooling.items()},
         "recovery": ctx.open(ctx.specs.recovery).json("recovery.json") if ctx.specs.recovery else None,
         "match": match_summary(ctx),
+        "agreement": stability_summary(ctx),
         "explain": explain_summary(ctx),
         "emergence": emergence_summary(ctx),
+        "edit": edit_summary(ctx),
     }
 
 

@@ -43,7 +43,7 @@ def run(ctx: Context) -> Store:
     concepts, extents = relative_extents(ctx.dataset.images.labels)
     told = np.flatnonzero(telling(ctx.dataset.images.shared))
     groups = image_groups(extents, ctx.facts.n_images)
-    brains = {s.name: _roi_means(ctx, s) for s in ctx.subjects}
+    brains = {s.name: roi_means(ctx, s) for s in ctx.subjects}
     alignment: dict[str, Any] = {}
     with progress("roi", len(config.modes) * len(hooks), "layers") as task:
         for mode in config.modes:
@@ -102,7 +102,7 @@ def image_groups(extents_nc: np.ndarray, n: int) -> np.ndarray:
     return np.where(extents_nc.max(axis=1) > 0, extents_nc.argmax(axis=1), -1)
 
 
-def _roi_means(ctx: Context, subject) -> dict[str, Any]:
+def roi_means(ctx: Context, subject) -> dict[str, Any]:
     """Mean unit-norm response of each ROI's responsive voxels, [n, rois | contrasts], per image set (rankings are not
     cross-fitted: unique images select and shared ones score).
 

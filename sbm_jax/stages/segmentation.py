@@ -21,7 +21,8 @@ from sbm_jax.stages.fidelity import spread
 from sbm_jax.stages.image_sets import autoencoder_sets
 from sbm_jax.stages.judge_masks import read_masks
 from sbm_jax.stages.judge_sources import mask_folder
-from sbm_jax.stages.judges import mask_classes, picture_geometry
+from sbm_jax.stages.judges import mask_classes
+from sbm_jax.stages.pictures import seen_geometry
 
 BACKGROUND = "none"
 _BATCH = 64
@@ -114,7 +115,7 @@ def patch_classes_of(ctx: Context, rows: np.ndarray) -> tuple[tuple[str, ...], n
     classes = mask_classes(ctx, folder) if folder is not None else {}
     files = [f"{name}.png" for name in ids]
     grid = math.isqrt(ctx.facts.backbone.n_patches)
-    found = read_masks(folder, classes, files, picture_geometry(ctx), grid) if folder else None
+    found = read_masks(folder, classes, files, seen_geometry(ctx), grid) if folder else None
     if found is None:
         raise UserError("no segmentation masks of these images; give a folder of them (explain.masks)")
     return (BACKGROUND, *found.concepts), np.where(found.classes < -1, -1, found.classes + 1)
@@ -132,7 +133,7 @@ def patch_tokens(ctx: Context, backbone: Backbone, rows: np.ndarray) -> np.ndarr
     out = []
     sources = [ctx.dataset.images.sources[row] for row in rows]
     with progress("segmentation: tokens", len(rows), "images") as task:
-        for pixels in square_batches(sources, picture_geometry(ctx), _BATCH):
+        for pixels in square_batches(sources, seen_geometry(ctx), _BATCH):
             padded = np.pad(pixels, [(0, _BATCH - len(pixels)), (0, 0), (0, 0), (0, 0)])
             out.append(np.asarray(tokens(backbone.model, padded))[: len(pixels)])
             task.advance(len(pixels))

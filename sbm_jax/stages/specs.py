@@ -113,9 +113,9 @@ def make_specs(config: Config, facts: Facts) -> Specs:
         name: StoreSpec("pooling", 1, pooled, {"align": store, "activations": activations.name})
         for name, store in (aligned if config.pooling.mode in config.encode.modes else {}).items()
     }
-    meaning = meaning_specs(
-        config, facts, {"activations": activations, "saes": saes, "codes": codes, "roi": roi}, brains, aligned
-    )
+    made = {"activations": activations, "saes": saes, "codes": codes, "roi": roi, "rsa": rsa}
+    made |= {"recovery": recovery} if recovery else {}
+    meaning = meaning_specs(config, facts, made, brains, aligned)
     report = StoreSpec(
         "report",
         3,

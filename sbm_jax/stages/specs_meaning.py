@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sbm_jax.config import Config
 from sbm_jax.errors import UserError
@@ -12,6 +13,7 @@ from sbm_jax.stages.facts import Facts
 from sbm_jax.stages.judge_sources import judge_identity, read_prompts
 from sbm_jax.stages.match_dictionaries import find_codes, folder_of
 from sbm_jax.stages.probe import STIMULI, probe_identity
+from sbm_jax.stages.variants import needed, variants
 from sbm_jax.stages.wanted import user_units
 from sbm_jax.store.spec import HASH_LENGTH, StoreSpec
 
@@ -19,7 +21,7 @@ from sbm_jax.store.spec import HASH_LENGTH, StoreSpec
 def meaning_specs(
     config: Config, facts: Facts, made: Mapping[str, StoreSpec], betas: Mapping[str, str], aligned: Mapping[str, str]
 ) -> dict[str, StoreSpec | None]:
-    """made: activations, saes, codes and roi. betas, aligned: names of stores by subject."""
+    """made: activations, saes, codes, rsa and roi, and recovery where there is one. betas, aligned: names of stores by subject."""
     if not config.kinds:
         return dict.fromkeys(("exemplars", "explain", "emergence", "match", "edit", "stability"))
     names = {kind: spec.name for kind, spec in made.items()}
@@ -87,5 +89,17 @@ def _edit(
 def _stability(
     config: Config, facts: Facts, names: Mapping[str, str], betas: Mapping[str, str], aligned: Mapping[str, str]
 ) -> StoreSpec:
-    inputs = {"codes": names["codes"], "saes": names["saes"], **{f"betas {k}": v for k, v in betas.items()}, **aligned}
-    return StoreSpec("stability", 1, {"stability": config.stability.model_dump()}, inputs)
+    """With the names of the stores of all variants, and how dictionaries are compared with theirs."""
+    from sbm_jax.stages.specs import make_specs  # which asks for this one
+
+    settings: dict[str, Any] = {"stability": config.stability.model_dump(exclude={"variants"}), "kinds": config.kinds}
+    settings |= {"min_ncsnr": config.align.min_ncsnr}
+    inputs = {key: names[key] for key in ("codes", "saes", "rsa", "roi", "recovery") if key in names}
+    found = variants(config)
+    if found:
+        settings["variants"] = [str(variant) for variant in found]
+        settings["match"] = config.match.model_dump(include={"images", "least_images", "top", "seed"})
+    for i, variant in enumerate(found):
+        inputs |= {f"variant {i} {key}": spec.name for key, spec in needed(make_specs(variant.config, facts))}
+    inputs |= {f"betas {name}": store for name, store in betas.items()}
+    return StoreSpec("stability", 1, settings, {**inputs, **aligned})

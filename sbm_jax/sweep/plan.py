@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sbm_jax.config import Config
@@ -36,7 +36,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "emergence": ("explain",),
     "match": ("dataset", "extract", "encode"),
     "edit": ("exemplars",),
-    "stability": ("align",),
+    "stability": ("betas", "encode", "align", "rsa", "roi", "recovery"),
     "report": (
         *("assign", "sizes", "joint", "pooling", "rsa", "roi", "layers", "recovery"),
         *("exemplars", "explain", "emergence", "match", "edit", "stability"),
@@ -114,6 +114,10 @@ def plan_sweep(runs: Sequence[Run], out: Path) -> Sweep:
         for step in mine:
             if step.spec.name not in found:
                 found[step.spec.name] = Job(step, run.number, _needs(step, mine), _locks(step, context))
+    for name, job in found.items():
+        variants = (store for store in job.step.spec.inputs.values() if store in found and store not in job.needs)
+        if job.stage == "stability":  # which reads stores of other runs too
+            found[name] = replace(job, needs=(*job.needs, *variants))
     jobs = sorted(found.values(), key=lambda job: STAGES.index(job.stage))  # stable: runs keep their order
     name = "sweep-" + text_hash(canonical_json([run.config.model_dump(mode="json") for run in runs]))
     return Sweep(out, name, list(runs), {job.store: job for job in jobs}, stores)

@@ -15,6 +15,7 @@ QUICK = {
     "roi": {"modes": ["cls"]},
     "report": {"mode": "raw"},
     "align": {"shuffles": 1},
+    "exemplars": {"kinds": []},  # and with it the stages that say what units mean
 }
 
 

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from sbm_jax.plan import STAGES
+
+KIND = {"extract": "activations", "train": "saes", "encode": "codes"}
+
 
 def _flip_a_byte(path: Path) -> None:
     data = bytearray(path.read_bytes())
@@ -30,7 +34,7 @@ def test_corrupt_shard(tiny, program, tmp_path, kind, maker, array, stage, refus
     """One flipped byte: the stage that reads it names the array and what to do; doing that mends the run."""
     out = tmp_path / "run"
     shutil.copytree(tiny.out, out)
-    reader = {"train": "saes", "encode": "codes"}.get(stage, stage)
+    reader = KIND.get(stage, stage)
     for path in (out / "stores").glob(f"{reader}-*"):
         shutil.rmtree(path)
     shutil.rmtree(out / "checkpoints")
@@ -124,24 +128,7 @@ def test_unfinished_store(tiny, program, tmp_path, refused):
 def test_full_disk(tiny, program, tmp_path, size, stage, refused, finished):
     """No file may grow beyond `size`, which the system reports like a full disk; then there is room and a rerun ends well."""
     out = tmp_path / "run"
-    order = [
-        "dataset",
-        "betas",
-        "activations",
-        "saes",
-        "codes",
-        "align",
-        "assign",
-        "sizes",
-        "joint",
-        "pooling",
-        "rsa",
-        "roi",
-        "layers",
-        "recovery",
-        "report",
-    ]
-    kind = {"extract": "activations", "train": "saes", "encode": "codes"}.get(stage, stage)
+    order, kind = [KIND.get(x, x) for x in STAGES], KIND.get(stage, stage)
     ready = set(order[: order.index(kind)])
     for path in (tiny.out / "stores").iterdir():
         if path.name.rpartition("-")[0] in ready:

@@ -27,6 +27,7 @@ SETTINGS: dict[str, Any] = {
     "rsa": {"structure_voxels": 20},
     "roi": {"modes": ["patch_mean"], "exemplars": 4, "stable": 2, "top_units": 5, "min_voxels": 2},
     "report": {"units_per_roi": 1, "images_per_unit": 2},
+    "exemplars": {"kinds": []},
 }
 
 

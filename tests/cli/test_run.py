@@ -27,6 +27,12 @@ STAGES = (
     "roi",
     "layers",
     "recovery",
+    "exemplars",
+    "explain",
+    "emergence",
+    "match",
+    "edit",
+    "stability",
     "report",
 )
 STORES = ("dataset", *STAGES)
@@ -76,7 +82,7 @@ def test_second_run_finds_every_store(tiny, program):
     assert _snapshot(tiny.out) == before
     assert again.stdout == tiny.process.stdout
     found = [line.split(":")[0] for line in again.stderr.splitlines() if ": found " in line]
-    assert list(dict.fromkeys(found)) == list(STORES) and len(found) == 20
+    assert list(dict.fromkeys(found)) == list(STORES) and len(found) == 26
 
 
 @pytest.mark.parametrize("words", [("run",), ("run", "--dry-run"), ("align",), ("report",)])
@@ -239,7 +245,7 @@ def test_commands_are_documented(program):
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     text = program("--help").stdout
     names = re.findall(r"^  (\w+) +\w", text[text.index("Commands:") :], re.MULTILINE)
-    assert len(names) == 21
+    assert len(names) == 27
     missing = [name for name in names if not re.search(rf"\b{name}\b", readme)]
     assert not missing
     for line in re.findall(r"^\s*(?:\$ )?sbm-jax (.+)$", readme, re.MULTILINE):

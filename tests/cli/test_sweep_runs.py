@@ -39,6 +39,7 @@ QUICK = {
     "roi": {"top_units": 10, "exemplars": 5, "stable": 2, "modes": ["cls"]},
     "report": {"title": "tiny", "units_per_roi": 1, "images_per_unit": 3, "mode": "raw"},
     "align": {"k_voxel": 3, "k_unit": 3, "shuffles": 1},
+    "exemplars": {"kinds": []},  # and with it the stages that say what units mean
 }
 
 

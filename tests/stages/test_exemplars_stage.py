@@ -16,12 +16,14 @@ from sbm_jax.stages import exemplars
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.exemplar_lists import CONTROL, ROI, USER, VOXEL, read_exemplars, read_firing
 from sbm_jax.stages.probe import probe_files
+from sbm_jax.stages.report_exemplars import roi_exemplars
 from sbm_jax.store.store import Store
 
 HOOKS = ("block01.resid", "block05.resid")
 KEYS = [(kind, hook) for kind in ("patch", "cls") for hook in HOOKS]
 MODES = {"patch": ("patch_mean", "patch_max"), "cls": ("cls",)}
 K, E = 4, 20
+NO_PATCHES = ("exemplars.kinds=[cls]",)
 
 
 @pytest.fixture
@@ -236,3 +238,25 @@ def test_a_budget_that_is_too_small_is_refused(copy, monkeypatch):
     partial = list(copy().stores.glob("exemplars-*"))
     assert all(path.name.endswith(".partial") for path in partial)
     assert json.loads((partial[0] / "spec.json").read_text())["kind"] == "exemplars"
+
+
+def test_the_page_shows_these_lists(tiny, store, stores):
+    """Captions of the strongest pictures, all labels counted; lit ones are not the plain pictures. Other kinds: the roi store's."""
+    ctx = Context(load_config(tiny.config), tiny.out)
+    names, extents = stores.extents()
+    captions, cards = ctx.dataset.images.captions, [card for roi in roi_exemplars(ctx) for card in roi.units]
+    plain = [
+        card for roi in roi_exemplars(Context(load_config(tiny.config, NO_PATCHES), tiny.out)) for card in roi.units
+    ]
+    lists = {hook: read_exemplars(store, "patch", hook) for hook in HOOKS}
+    by_mean = dict(zip(HOOKS, stores.array("roi", "patch_mean/exemplars"), strict=True))
+    assert len(cards) > 3
+    for card, other in zip(cards, plain, strict=True):
+        images = lists[card.layer].images[lists[card.layer].place(card.unit)]
+        images = images[images >= 0]
+        assert [thumb.alt for thumb in card.images] == [captions[i] for i in images[:3]]
+        counts = np.bincount(np.where(extents[images].max(axis=1) > 0, extents[images].argmax(axis=1), len(names)))
+        best = int(counts[: len(names)].argmax())
+        assert card.purity_text == f"{counts[best]} of {len(images)} exemplars: {names[best]}"
+        assert [thumb.alt for thumb in other.images] == [captions[i] for i in by_mean[card.layer][card.unit][:3]]
+        assert not {thumb.data for thumb in card.images} & {thumb.data for thumb in other.images}

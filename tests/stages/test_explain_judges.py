@@ -200,7 +200,8 @@ def test_a_unit_that_lights_up_a_region_is_named_after_it():
     assert counts.more["ap"][0, 0] == pytest.approx(1) and counts.more["f1"][1, 1] == pytest.approx(1)
     named = name_units(judge, counts, 2)
     assert named.stable.tolist() == [True, True, False] and named.count.tolist()[:2] == [4, 3]
-    assert judge.count(lists(images)) is None  # CLS units have no heat maps
+    with pytest.raises(ValueError, match="no heat maps"):  # CLS units
+        judge.count(lists(images))
 
 
 def test_masks_are_read_as_the_pictures_are(tmp_path):

@@ -18,8 +18,13 @@ KINDS = {
     "betas": 2,
     "codes": 1,
     "dataset": 1,
+    "edit": 1,
+    "emergence": 1,
+    "exemplars": 1,
+    "explain": 1,
     "joint": 2,
     "layers": 1,
+    "match": 1,
     "pooling": 2,
     "recovery": 1,
     "report": 1,
@@ -27,6 +32,7 @@ KINDS = {
     "rsa": 1,
     "saes": 1,
     "sizes": 1,
+    "stability": 1,
 }
 SUMMARY = {
     "assign": {"subj01", "subj02"},
