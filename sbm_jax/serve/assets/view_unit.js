@@ -68,7 +68,8 @@ function lives(run, found, mode) {
 
 function voxelAddress(run, one) {
   const v = one.voxels[0];
-  return v.hemi ? address('#cortex', { subject: one.subject, mode: one.mode, map: `${one.mode}.held_out`, surface: 'inflated', view: v.hemi ? 'lateral' : '', vertex: `${v.hemi === 'L' ? 'left' : 'right'},${v.vertex}` }) : address('#cortex', { subject: one.subject, voxel: v.voxel, mode: one.mode });
+  return v.side ? address('#cortex', { subject: one.subject, mode: one.mode, map: `${one.mode}.${run.scored ? 'held_out' : 'in_sample'}`, surface: 'inflated', view: 'lateral', vertex: `${v.side},${v.at}` })
+    : address('#cortex', { subject: one.subject, voxel: v.voxel, mode: one.mode });
 }
 
 function firing(run, found) {
