@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from sbm_jax.report.data import Column, LayerCurve, Plot, Table, Trace
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import short_roi
@@ -66,6 +68,9 @@ def edit_plots(summary: dict[str, Any]) -> list[Plot]:
             if record["subject"] != subject or not all("on" in case for case in scaled):
                 continue
             doses = sorted([(1.0, 0.0), *((case["value"], _number(case["on"]["margin"][0])) for case in scaled)])
+            doses = [(dose, change) for dose, change in doses if np.isfinite(change)]
+            if len(doses) < 2:  # no held-out image shows the concept
+                continue
             x, y = [dose for dose, _ in doses], [change for _, change in doses]
             dots = [f"codes x {dose:g}: {change:+.2f}" for dose, change in doses]
             traces[short_roi(record["roi"])] = Trace(x, y, range(len(x)), dots)
