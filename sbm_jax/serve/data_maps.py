@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -273,6 +273,22 @@ def voxel_at(lib: Library, subject: str, hemi: str, vertex: int) -> int:
     at = vertex + (half if hemi == "right" else 0)
     depths = sorted(range(len(way.nearest)), key=lambda depth: abs(depth - len(way.nearest) // 2))
     return next((int(way.nearest[depth, at]) for depth in depths if way.nearest[depth, at] >= 0), -1)
+
+
+def places(lib: Library, subject: str, voxels: Sequence[int]) -> list[dict[str, Any]]:
+    """Where voxels are found on fsaverage5: `side` left or right and `at`, the first vertex whose column they are; "" and -1
+    where there is none.
+    """
+    nowhere = {"side": "", "at": -1}
+    if why_unplaced(lib, subject):
+        return [nowhere for _ in voxels]
+    way = resampler(lib, subject)
+    half, column_r = way.n_vertices // 2, way.nearest[len(way.nearest) // 2]
+    out = []
+    for v in voxels:
+        found = np.flatnonzero(column_r == v)[:1].tolist()
+        out.append({"side": ("left", "right")[found[0] // half], "at": found[0] % half} if found else nowhere)
+    return out
 
 
 def listing(lib: Library, subject: str) -> list[dict[str, Any]]:

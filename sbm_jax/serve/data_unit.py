@@ -9,6 +9,7 @@ import numpy as np
 from sbm_jax.axes import MODE_TITLES
 from sbm_jax.report.data import MapLayer
 from sbm_jax.serve.answers import Refused
+from sbm_jax.serve.data_maps import places
 from sbm_jax.serve.data_names import judgement, judges, names_of
 from sbm_jax.serve.data_units import exemplar_list, firing_of
 from sbm_jax.serve.library import Library
@@ -76,8 +77,8 @@ def _lives(lib: Library, mode: str, subject: str, layer: int, number: int, flat:
         "held_out": float(held_out.mean()) if best.any() else None,
         "regions": {name: count for name, count in regions.items() if count},
         "voxels": [
-            {"voxel": int(v), "hemi": str(hemi[v]), "vertex": int(vertex[v]), "r": r}
-            for v, r in zip(voxels, values, strict=True)
+            {"voxel": int(v), "hemi": str(hemi[v]), "vertex": int(vertex[v]), "r": r, **place}
+            for v, r, place in zip(voxels, values, places(lib, subject, voxels.tolist()), strict=True)
             if v >= 0
         ],
     }
@@ -110,7 +111,15 @@ def score_map(lib: Library, kind: str, hook: str, number: int, subject: str, mod
     label = f"{mode.replace('_', ' ')}, {hook}, unit {number}"
     which = f"{n} images that score" if held_out else f"all {n} images"
     return MapLayer(
-        "unit", label, "r", "diverging", values, -most, most, threshold=0.15, note=f"Pearson r over the {which}"
+        "unit",
+        label,
+        "r",
+        "diverging",
+        values,
+        -most,
+        most,
+        threshold=min(0.15, most / 2),
+        note=f"Pearson r over the {which}",
     )
 
 

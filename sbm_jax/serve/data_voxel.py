@@ -8,6 +8,7 @@ import numpy as np
 
 from sbm_jax.axes import MODE_TITLES, TOKEN_KIND
 from sbm_jax.serve.answers import Refused
+from sbm_jax.serve.data_maps import places
 from sbm_jax.serve.data_names import names_of
 from sbm_jax.serve.data_units import exemplar_list
 from sbm_jax.serve.library import Library
@@ -114,8 +115,8 @@ def top_voxels(lib: Library, subject: str, mode: str, count: int = 60) -> list[d
         score = np.where(lib.responsive(subject), lib.array(align, f"{mode}/voxel_values")[:, 0], np.nan)
     order = np.argsort(np.where(np.isfinite(score), -score, np.inf), kind="stable")[:count]
     hemi, vertex = person.hemi, person.vertex
+    order = order[np.isfinite(score[order])]
     return [
-        {"voxel": int(v), "hemi": str(hemi[v]), "vertex": int(vertex[v]), "score": score[v]}
-        for v in order
-        if np.isfinite(score[v])
+        {"voxel": int(v), "hemi": str(hemi[v]), "vertex": int(vertex[v]), "score": score[v], **place}
+        for v, place in zip(order, places(lib, subject, order.tolist()), strict=True)
     ]

@@ -51,6 +51,7 @@ class Guard:
         try:
             self.check(scope)
         except Refused as refused:
+            await _drain(scope, receive)
             await _answer(refused, guarded)
             return
         await self.app(scope, receive, guarded)
@@ -89,6 +90,15 @@ def own_hosts(scope: Scope) -> set[str]:
 
 def _values(scope: Scope, name: bytes) -> list[str]:
     return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+async def _drain(scope: Scope, receive: Receive) -> None:
+    """Read a body that is not wanted: a connection closed on unread bytes is reset, and the refusal never arrives."""
+    length = "".join(_values(scope, b"content-length"))
+    more = length.isascii() and length.isdigit() and int(length) <= MOST_BYTES
+    while more:
+        message = await receive()
+        more = message["type"] == "http.request" and message.get("more_body", False)
 
 
 async def _answer(refused: Refused, send: Send) -> None:

@@ -22,7 +22,7 @@ export function choose(label, options, value, change, properties = {}) {
 
 export function number(value, digits = 3) {
   if (value === null || value === undefined || Number.isNaN(value)) return '–';
-  if (Number.isInteger(value) && digits !== 0 && Math.abs(value) >= 10) return value.toLocaleString('en').replaceAll(',', '\u202f');
+  if (Number.isInteger(value)) return value.toLocaleString('en').replaceAll(',', '\u202f').replace('-', '−');
   return value.toFixed(digits).replace('-', '−');
 }
 

@@ -49,17 +49,16 @@ async function start(run, panel) {
     const rows = await ask('/api/top_voxels', { subject, mode });
     if (mine !== started || (viewer && viewer.state.pin)) return;
     panel.append(h('h3', {}, `Best predicted voxels, ${subject}, ${title}`), table(['voxel', 'hemisphere', 'vertex', run.scored ? 'held-out r' : 'in-sample r'],
-      rows.slice(0, 15).map((row) => [open(row, go), row.hemi || '–', row.vertex >= 0 ? String(row.vertex) : '–', row.score])));
+      rows.slice(0, 15).map((row) => [open(row, run, panel, subject, mode, go), row.hemi || '–', row.vertex >= 0 ? String(row.vertex) : '–', row.score])));
   } catch (error) { panel.append(says(error.message, error.command)); }
 }
 
-function open(row, go) {
+function open(row, run, panel, subject, mode, go) {
   return h('button', { type: 'button', class: 'link', onclick: () => {
-    if (viewer && row.vertex >= 0 && row.vertex < viewer.cortex.hemis.left.n && row.hemi) {
-      viewer.state.pin = { side: row.hemi === 'L' ? 'left' : 'right', vertex: row.vertex };
+    if (viewer && row.side) {
+      viewer.state.pin = { side: row.side, vertex: row.at };
       viewer.update();
-    } else go({ voxel: row.voxel });
+    } else if (viewer) showVoxel(panel, run, { subject, mode, voxel: row.voxel }); // no vertex lies near this voxel
+    else go({ voxel: row.voxel });
   } }, String(row.voxel));
 }
-
-export function resized() { if (viewer) viewer.moved(); }

@@ -49,7 +49,7 @@ function content(run, found) {
 function about(run, found) {
   const list = found.exemplars;
   const missing = run.missing.find((m) => m.store === 'exemplars');
-  if (list.source === 'probe') return `Strongest images of the probe set; asked for by ${list.why.join(', ')}. Dark patches do not drive the unit.`;
+  if (list.source === 'probe') return `Strongest images of the probe set; asked for by ${list.why.join(', ')}.${list.heat ? ' Dark patches do not drive the unit.' : ''}`;
   if (list.source === 'stimuli') return `Strongest stimuli by ${list.mode}. ${missing ? `Patch highlights need the store of exemplars: ${missing.command}` : `For patch highlights ask for the unit: --set 'exemplars.units=["${found.kind}/${found.hook}/${found.unit}"]'`}`;
   return missing ? `The store of exemplars is not there: ${missing.command}` : '';
 }
@@ -68,7 +68,8 @@ function lives(run, found, mode) {
 
 function voxelAddress(run, one) {
   const v = one.voxels[0];
-  return v.hemi ? address('#cortex', { subject: one.subject, mode: one.mode, map: `${one.mode}.held_out`, surface: 'inflated', view: v.hemi ? 'lateral' : '', vertex: `${v.hemi === 'L' ? 'left' : 'right'},${v.vertex}` }) : address('#cortex', { subject: one.subject, voxel: v.voxel, mode: one.mode });
+  return v.side ? address('#cortex', { subject: one.subject, mode: one.mode, map: `${one.mode}.${run.scored ? 'held_out' : 'in_sample'}`, surface: 'inflated', view: 'lateral', vertex: `${v.side},${v.at}` })
+    : address('#cortex', { subject: one.subject, voxel: v.voxel, mode: one.mode });
 }
 
 function firing(run, found) {
