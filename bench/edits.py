@@ -1,4 +1,4 @@
-"""`python bench/edits.py RUN [--write]`: the tables of docs/edits.md from the newest edit stores of a run."""
+"""`python bench/edits.py RUN [--write]`: the tables of docs/edits.md from the newest edit stores, of all hooks and of one."""
 
 from __future__ import annotations
 
