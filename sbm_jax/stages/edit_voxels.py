@@ -55,11 +55,6 @@ class Voxels:
             for p, mask in enumerate(masks.values()):
                 np.add.at(weights[:, p], column_v, slope_v * mask[here] / max(mask.sum(), 1))
             self.units[hook], self._weights[hook] = wanted.astype(np.int32), weights
-        # As many units at every hook (the first again), so that all share one compiled program.
-        most = max(map(len, self.units.values()), default=0)
-        for hook, units in self.units.items():
-            self.units[hook] = np.pad(units, (0, most - len(units)), mode="edge")
-            self._weights[hook] = np.pad(self._weights[hook], ((0, most - len(units)), (0, 0)))
 
     def change(self, editor: Editor, streams: dict[str, np.ndarray]) -> np.ndarray:
         """[e, b, rois] against case 0, from edited residual streams {hook: [e, b, t, d]}; hooks that are not given have not

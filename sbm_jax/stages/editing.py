@@ -129,7 +129,7 @@ class Editor:
         return self._trunk(self._network, jax.device_put(padded, self._split))[:, :b]
 
     def codes(self, stream_btd: np.ndarray | jax.Array, kind: str, hook: str, units: Sequence[int]) -> np.ndarray:
-        """Codes z [b, t, c] of some units at the tokens of `kind` of a residual stream [b, t, d], edited or not."""
+        """Codes z [b, t, c] of some different units at the tokens of `kind` of a residual stream [b, t, d], edited or not."""
         check_case([UnitEdit(kind, hook, tuple(units), "zero")], self.dictionaries, self.hooks, self.patches)
         place = self.stacked[kind].index(hook)
         # room for a power of two: few shapes, few programs

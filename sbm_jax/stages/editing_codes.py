@@ -42,10 +42,15 @@ def thresholded(member: Member, x_btd: jax.Array, units_s: jax.Array) -> jax.Arr
 
 
 def unit_codes(member: Member, code: Code, x_btd: jax.Array, units_s: jax.Array) -> jax.Array:
-    """Codes z [b, t, s] of some units; those beyond the dictionary are padding (of any value)."""
+    """Codes z [b, t, s] of many different units; those beyond the dictionary are padding (of any value)."""
     if code.any_number:
         return thresholded(member, x_btd, units_s)
-    return picked(kept_codes(member, code.k, x_btd), units_s)
+    values, units = kept_codes(member, code.k, x_btd)
+    (b, t, _), s = values.shape, len(units_s)
+    column_u = jnp.full(member.params.b_enc.shape[0], s, jnp.int32).at[units_s].set(jnp.arange(s), mode="drop")
+    rows = jnp.arange(b * t)[:, None]
+    columns = column_u[units.reshape(b * t, -1)]
+    return jnp.zeros((b * t, s)).at[rows, columns].add(values.reshape(b * t, -1), mode="drop").reshape(b, t, s)
 
 
 def added(member: Member, moved_bts: jax.Array, units_s: jax.Array) -> jax.Array:
