@@ -214,7 +214,8 @@ def exemplar_list(lib: Library, kind: str, hook: str, unit: int, most: int) -> d
             "why": _reasons(found.why[place]),
         }
         if found.heat is not None:
-            out["heat"] = relative(found.heat[place][:most][keep].astype(np.float32).reshape(int(keep.sum()), -1))
+            heat = found.heat[place][:most][keep].astype(np.float32)
+            out["heat"] = relative(heat.reshape(len(heat), heat.shape[1] * heat.shape[2]))
         return out
     modes = [mode for mode in lib.modes_of(kind) if mode in lib.ctx.config.roi.modes]
     if modes and lib.optional("roi"):
