@@ -1,4 +1,4 @@
-"""`python bench/edits.py RUN [--write]`: the tables of docs/edits.md from a finished edit store (the newest of the run)."""
+"""`python bench/edits.py RUN [--write]`: the tables of docs/edits.md from the newest edit stores of a run."""
 
 from __future__ import annotations
 
@@ -201,18 +201,21 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--write", action="store_true", help="replace the tables in docs/edits.md")
     arguments = parser.parse_args()
-    found = max((arguments.run / "stores").glob("edit-*/edit.json"), key=lambda path: path.stat().st_mtime)
-    document = json.loads(found.read_text(encoding="utf-8"))
+    stores = sorted((arguments.run / "stores").glob("edit-*/edit.json"), key=lambda path: path.stat().st_mtime)
+    documents = [json.loads(path.read_text(encoding="utf-8")) for path in stores]
+    document = [found for found in documents if len(found["hooks"]) > 1][-1]
     tables = {key: make(document) for key, make in TABLES.items() if document["segmentation"] or "segm" not in key}
+    if alone := [found for found in documents if len(found["hooks"]) == 1]:
+        tables["removed at one block"] = removed(alone[-1])
     if not arguments.write:
         print("\n\n".join(f"{key}\n\n{text}" for key, text in tables.items()))
         return
     text = DOCUMENT.read_text(encoding="utf-8")
     for key, lines in tables.items():
         head, rest = text.split(MARK.format(key) + "\n", 1)
-        tail = rest.split("\n\n", 1)[1] if rest.startswith("|") else rest
+        tail = (rest.split("\n\n", 1)[1] if rest.startswith("|") else rest).lstrip("\n")
         text = f"{head}{MARK.format(key)}\n{lines}\n\n{tail}"
-    DOCUMENT.write_text(text, encoding="utf-8")
+    DOCUMENT.write_text(text.rstrip() + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ def _active(ctx: Context) -> int:
 
 
 def _edit(ctx: Context) -> Step:
-    """Half of the network follows an edit on average; at most one set of units per subject and concept known of a region."""
+    """Half of the network follows an edit on average. At most one set of units per subject and region known for a concept."""
     assert ctx.specs.edit is not None
     config, facts = ctx.config.edit, ctx.facts
     images = min(config.images or facts.n_measured, facts.n_measured)

@@ -10,6 +10,7 @@ import numpy as np
 from sbm_jax.config_meaning import EditConfig
 from sbm_jax.errors import UserError
 from sbm_jax.images.batches import square_batches
+from sbm_jax.progress import progress
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.edit_cases import REMOVE, Trial
 from sbm_jax.stages.edit_inputs import Selected
@@ -51,27 +52,35 @@ def segmentation_records(
     sources = [ctx.dataset.images.sources[row] for row in rows]
     pixels = np.concatenate(list(square_batches(sources, geometry_of(ctx, editor.backbone), len(rows))))
     out = []
-    for chosen, of_set in zip(sets, trials, strict=True):
-        record: dict[str, Any] = {"subject": chosen.subject, "roi": chosen.roi, "concept": chosen.concept, "hooks": {}}
-        if chosen.concept in head.names and config.drive:
-            for hook, units in chosen.units.items():
-                if "patch" not in units:
-                    continue
-                tested = {"roi": units["patch"]}
-                if hook == chosen.best:
-                    controls = [t for t in of_set if t.what == REMOVE and t.draw is not None]
-                    tested |= {f"control {t.draw}": t.units["patch"] for t in controls}
+    with progress("edit: segmentation", len(sets), "sets") as task:
+        for chosen, of_set in zip(sets, trials, strict=True):
+            record: dict[str, Any] = {
+                "subject": chosen.subject,
+                "roi": chosen.roi,
+                "concept": chosen.concept,
+                "hooks": {},
+            }
+            for hook, tested in (
+                _tested(chosen, of_set).items() if chosen.concept in head.names and config.drive else ()
+            ):
+                concept, square = head.names.index(chosen.concept), middle(editor.backbone.grid)
                 record["hooks"][hook] = segmentation_change(
-                    editor,
-                    head,
-                    pixels,
-                    true_nt,
-                    head.names.index(chosen.concept),
-                    hook,
-                    tested,
-                    max(config.drive),
-                    middle(editor.backbone.grid),
+                    editor, head, pixels, true_nt, concept, hook, tested, max(config.drive), square
                 )
-        out.append(record)
+            out.append(record)
+            task.advance()
     answers = head.classes(patch_tokens(ctx, editor.backbone, rows))
     return {"head": scores(answers, true_nt, head.names), "sets": out}
+
+
+def _tested(chosen: Selected, trials: list[Trial]) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Per hook the ROI's patch units and, at its best hook, those of every control set."""
+    out = {}
+    for hook, units in chosen.units.items():
+        if "patch" not in units:
+            continue
+        out[hook] = {"roi": units["patch"]}
+        if hook == chosen.best:
+            controls = [t for t in trials if t.what == REMOVE and t.draw is not None]
+            out[hook] |= {f"control {t.draw}": t.units["patch"] for t in controls}
+    return out

@@ -48,7 +48,7 @@ def made(folder: Path, family: str, objective: str = "topk") -> Editor:
     kinds = ("cls", "patch") if backbone.has_cls else ("patch",)
     members = {(kind, hook): dictionary(7 * i + len(kind)) for i, hook in enumerate(HOOKS) for kind in kinds}
     largest = {key: np.linspace(0.5, 2, U).astype(np.float32) for key in members}
-    return Editor(backbone, members, Code(objective, K), largest, jax.devices()[:2], rows=4 * B)
+    return Editor(backbone, members, Code(objective, K), largest, jax.devices()[:2], rows=2 * B)
 
 
 @pytest.fixture(scope="session")

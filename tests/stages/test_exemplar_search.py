@@ -72,7 +72,7 @@ def dictionary(kind: str = "patch", why: np.ndarray | None = None, patches: int 
 
 
 def found(
-    x: np.ndarray, kind: str, code: Code, score: str, devices: int = 1, step: int = 8, block: int = 16, **of: Any
+    x: np.ndarray, kind: str, code: Code, score: Any, devices: int = 1, step: int = 8, block: int = 16, **of: Any
 ):
     mesh = make_mesh({"data": devices}, jax.devices()[:devices])
     probe: Any = Images({f"h/{kind}": x}, block)

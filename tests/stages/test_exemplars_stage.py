@@ -14,7 +14,7 @@ from sbm_jax.config import load_config
 from sbm_jax.errors import UserError
 from sbm_jax.stages import exemplars
 from sbm_jax.stages.context import Context
-from sbm_jax.stages.exemplar_lists import CONTROL, ROI, USER, VOXEL, read_exemplars, read_firing
+from sbm_jax.stages.exemplar_lists import CONTROL, ROI, USER, VOXEL, Exemplars, read_exemplars, read_firing
 from sbm_jax.stages.probe import probe_files
 from sbm_jax.stages.report_exemplars import roi_exemplars
 from sbm_jax.store.store import Store
@@ -155,6 +155,16 @@ def test_a_folder_of_the_same_pictures_gives_the_same_lists(store, stores, copy,
         assert all(np.allclose(x, y, rtol=1e-3, atol=1e-4) for x, y in zip(rates, again, strict=True))
 
 
+def test_without_an_activation_store_the_stimuli_are_computed_once(store, copy):
+    ctx = copy("extract.keep=false")
+    shutil.rmtree(ctx.specs.activations.path(ctx.stores))
+    found = exemplars.run(ctx)
+    assert found.name == store.name and not ctx.has(ctx.specs.activations)
+    for kind, hook in KEYS:
+        one, other = read_exemplars(store, kind, hook), read_exemplars(found, kind, hook)
+        assert (one.images == other.images).mean() > 0.98 and np.abs(one.scores - other.scores).max() < 1e-4
+
+
 class Stop(Exception):
     """Stands for whatever ends a process."""
 
@@ -248,8 +258,8 @@ def test_the_page_shows_these_lists(tiny, store, stores):
     plain = [
         card for roi in roi_exemplars(Context(load_config(tiny.config, NO_PATCHES), tiny.out)) for card in roi.units
     ]
-    lists = {hook: read_exemplars(store, "patch", hook) for hook in HOOKS}
-    by_mean = dict(zip(HOOKS, stores.array("roi", "patch_mean/exemplars"), strict=True))
+    lists: dict[str, Exemplars] = {hook: read_exemplars(store, "patch", hook) for hook in HOOKS}
+    by_mean: dict[str, np.ndarray] = dict(zip(HOOKS, stores.array("roi", "patch_mean/exemplars"), strict=True))
     assert len(cards) > 3
     for card, other in zip(cards, plain, strict=True):
         images = lists[card.layer].images[lists[card.layer].place(card.unit)]

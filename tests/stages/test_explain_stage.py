@@ -11,7 +11,7 @@ from PIL import Image
 
 from sbm_jax.config import load_config
 from sbm_jax.errors import UserError
-from sbm_jax.stages import emergence, explain
+from sbm_jax.stages import emergence, explain, judges
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.explain_names import judges_of, read_judged, unit_names
 from sbm_jax.store.store import Store
@@ -185,6 +185,18 @@ def test_zero_shot_and_labels_of_a_file(again, tiny, tmp_path, stores):
     assert clear.sum() > 10 and right.mean() > 0.7
     made = emergence.run(ctx).json("emergence.json")
     assert set(made["curves"]["labels"]["cls"]) == {hostile} and made["flow"]["categories"] == [hostile]
+
+
+def test_without_any_judge(again, monkeypatch):
+    """No labels, no masks, no model: it is said why, nothing has a name, and low-level tuning is there all the same."""
+    ctx = again("explain.seed=5", "emergence.bootstrap=20")
+    ctx.dataset.images.labels.clear()
+    monkeypatch.setattr(judges, "mask_folder", lambda *_: None)
+    document = explain.run(ctx).json("explain.json")
+    assert document["judges"] == {} and set(document["left_out"]) == {"labels", "clip", "masks"}
+    found = emergence.run(ctx).json("emergence.json")
+    assert found["curves"] == {} and "category" not in found["flow"]["groups"]
+    assert len(found["flow"]["kinds"]["patch"]["alone"]["colour"]) == 2
 
 
 def test_settings_that_name_nothing(again, tmp_path):

@@ -38,6 +38,8 @@ SUMMARY = {
     "assign": {"subj01", "subj02"},
     "backbone": {"family", "image_size", "layers", "patches", "width"},
     "dataset": {"images", "name", "shared", "space", "subjects"},
+    "emergence": {"curves", "flow", "layers", "left_out"},
+    "explain": {"judges", "left_out", "rois"},
     "joint": {"subj01", "subj02"},
     "layers": set(MODES),
     "pooling": {"subj01", "subj02"},
@@ -127,7 +129,7 @@ def test_configuration_and_provenance_lie_beside_every_store(tiny):
 
 
 def test_keys_of_the_summary(summary):
-    others = {"saes", "front", "stability", "dead_tokens", "rate_bins", "magnitude_bins"}
+    others = {"saes", "front", "stability", "dead_tokens", "rate_bins", "magnitude_bins", "match", "agreement", "edit"}
     assert set(summary) == {*SUMMARY, *others}
     for name, keys in SUMMARY.items():
         assert set(summary[name]) == keys, name
