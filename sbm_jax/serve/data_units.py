@@ -12,6 +12,7 @@ from sbm_jax.serve.data_names import judgement, judges, names_of
 from sbm_jax.serve.library import Library
 from sbm_jax.stages.exemplar_lists import Exemplars, Firing, read_exemplars, read_firing
 from sbm_jax.stages.inputs import short_roi
+from sbm_jax.stages.probe import STIMULI
 
 PAGE = 48
 ORDERS = ("voxels", "score", "rate", "count", "unit")
@@ -197,7 +198,8 @@ def _rates(lib: Library, kind: str, width: int) -> np.ndarray:
 
 def exemplar_list(lib: Library, kind: str, hook: str, unit: int, most: int) -> dict[str, Any]:
     """The images that drive a unit most: `source` (probe: the exemplar store with its own probe set; stimuli: the roi store's
-    lists; none), rows of images, scores and, of patches, heat maps [e][g * g] in 255ths of the largest code of the image.
+    lists; none), `folder` (the probe set is a folder, whose rows are no stimuli), rows of images, scores and, of patches, heat
+    maps [e][g * g] in 255ths of the largest code of the image.
     """
     found = exemplars_of(lib, kind, hook)
     place = None if found is None else found.place(unit)
@@ -206,12 +208,14 @@ def exemplar_list(lib: Library, kind: str, hook: str, unit: int, most: int) -> d
         keep = rows >= 0
         out = {
             "source": "probe",
+            "folder": lib.ctx.config.exemplars.probe != STIMULI,
             "images": rows[keep],
             "scores": found.scores[place][:most][keep],
             "why": _reasons(found.why[place]),
         }
         if found.heat is not None:
-            out["heat"] = relative(found.heat[place][:most][keep].astype(np.float32).reshape(int(keep.sum()), -1))
+            heat = found.heat[place][:most][keep].astype(np.float32)
+            out["heat"] = relative(heat.reshape(len(heat), heat.shape[1] * heat.shape[2]))
         return out
     modes = [mode for mode in lib.modes_of(kind) if mode in lib.ctx.config.roi.modes]
     if modes and lib.optional("roi"):

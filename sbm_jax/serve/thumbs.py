@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
@@ -35,7 +35,10 @@ class Thumbs:
             folder, ids = probe_folder(self.lib)
             if folder is not None:
                 _in_range(row, len(ids))
-                return folder / ids[row]
+                name = PurePosixPath(ids[row])
+                if name.is_absolute() or ".." in name.parts:
+                    raise Refused(404, "this name leads out of the folder of the probe set")
+                return folder / name
         elif which != "stimuli":
             raise Refused(404, "pictures are those of `stimuli` or `probe`")
         _in_range(row, len(self.lib.images.ids))
@@ -52,8 +55,12 @@ def probe_folder(lib: Library) -> tuple[Path | None, list[str]]:
     store = lib.optional("exemplars")
     if store is None:
         return None, []
-    probe = store.json("probe.json")
-    return (Path(probe["folder"]), list(probe["ids"])) if probe["kind"] == "folder" else (None, [])
+
+    def read() -> tuple[Path | None, list[str]]:
+        probe = store.json("probe.json")
+        return (Path(probe["folder"]).expanduser(), list(probe["ids"])) if probe["kind"] == "folder" else (None, [])
+
+    return lib.kept.get((store.name, "probe"), read, lambda found: 100 * len(found[1]))
 
 
 def seen(lib: Library, picture: Image.Image) -> Image.Image:

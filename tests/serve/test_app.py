@@ -148,6 +148,23 @@ def test_a_unit_tells_where_it_lives_and_what_matches_it(explorer, tiny, align):
     )
 
 
+def test_units_that_no_picture_drives_have_pages_too(explorer, tiny):
+    """Every wanted unit and every one that nobody asked for: with exemplars, with a few, without any."""
+    exemplars, seen = store(tiny, "exemplars"), set()
+    units, images = exemplars.read(f"patch/{HOOK}/units"), exemplars.read(f"patch/{HOOK}/images")
+    counts = dict(zip(units.tolist(), (images >= 0).sum(axis=1).tolist(), strict=True))
+    for number in range(0, 256, 4):
+        found = explorer.json("/api/unit", kind="patch", hook=HOOK, unit=number)["exemplars"]
+        seen.add(found["source"])
+        if number in counts:
+            assert (found["source"], len(found["images"]), len(found["heat"])) == (
+                "probe",
+                counts[number],
+                counts[number],
+            )
+    assert seen == {"probe", "stimuli"}
+
+
 def test_a_units_map_is_its_correlation_with_every_voxel(explorer, tiny):
     unit = explorer.json("/api/units", kind="patch", mode="patch_mean", layer=1)["units"][0]["unit"]
     answer = explorer.json(

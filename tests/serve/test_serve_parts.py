@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from sbm_jax.kernels.codes import SparseCodes
 from sbm_jax.serve.answers import csv_bytes, json_bytes
+from sbm_jax.serve.data_units import relative
 from sbm_jax.serve.library import Kept
 from sbm_jax.serve.live_engine import Codes
 from sbm_jax.serve.predict import moments
@@ -92,3 +93,9 @@ def test_moments_and_pooling_are_those_of_dense_codes(seed):
     )
     np.testing.assert_allclose(tokens.pooled("patch_max", int(u), chosen), dense[chosen].max(axis=0), rtol=1e-6)
     np.testing.assert_allclose(tokens.pooled("patch_mean", int(u), None), dense.mean(axis=0), rtol=1e-5, atol=1e-6)
+
+
+def test_heat_maps_are_relative_to_each_picture_and_may_be_none_at_all():
+    heat = np.array([[0.5, 1.0, -1.0], [0, 0, 0]], np.float32)
+    assert relative(heat).tolist() == [[128, 255, 0], [0, 0, 0]]
+    assert relative(np.zeros((0, 4), np.float32)).shape == (0, 4)

@@ -29,7 +29,7 @@ export function thumbAddress(list, row, side = 128) {
 export function tile(list, i, side = 128) {
   const row = list.images[i];
   const score = list.scores ? `, code ${number(list.scores[i])}` : '';
-  const out = h('a', { class: 'tile', href: list.source === 'probe' && list.folder ? null : `#picture?image=${row}`, title: `picture ${row}${score}` },
+  const out = h('a', { class: 'tile', href: list.folder ? null : `#picture?image=${row}`, title: `picture ${row}${score}` },
     h('img', { src: thumbAddress(list, row, side), alt: `picture ${row}${score}`, loading: 'lazy', decoding: 'async' }));
   if (list.heat) out.append(heatCanvas(list.heat[i]));
   return out;

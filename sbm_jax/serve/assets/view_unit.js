@@ -33,7 +33,7 @@ function content(run, found) {
     h('div', { class: 'heading' }, h('h2', { tabIndex: -1 }, `${found.hook} · unit ${found.unit}`, h('span', { class: 'soft' }, ` ${found.kind} tokens`)),
       found.unit > 0 ? h('a', { class: 'button', href: neighbour(found, -1) }, '‹ unit') : null,
       h('a', { class: 'button', href: neighbour(found, 1) }, 'unit ›'),
-      found.kind === 'patch' || found.kind === 'cls' ? h('a', { class: 'button', href: address('#edits', { kind: found.kind, hook: found.hook, unit: found.unit, ...(list.source === 'stimuli' || list.stimuli ? { image: list.images[0] } : {}) }) }, 'edit it') : null),
+      found.kind === 'patch' || found.kind === 'cls' ? h('a', { class: 'button', href: address('#edits', { kind: found.kind, hook: found.hook, unit: found.unit, ...(list.images.length && !list.folder ? { image: list.images[0] } : {}) }) }, 'edit it') : null),
     h('div', { class: 'chips' }, chips(found.names)),
     h('div', { class: 'split even' },
       h('div', {},

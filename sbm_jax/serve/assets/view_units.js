@@ -73,7 +73,7 @@ function list(run, state, found, go) {
     h('div', { class: 'grid' }, found.units.map((unit) => unitCard(unit, [
       `best of ${plural(unit.voxels, 'voxel')}`, unit.held_out !== null ? `held out ${number(unit.held_out)}` : null,
       unit.roi_score !== undefined ? `region ${number(unit.roi_score)}` : `highest r ${number(unit.best)}`,
-      unit.image_rate !== null ? `fires on ${percent(unit.image_rate)} of images` : null]))),
+      unit.image_rate !== null ? `fires on ${percent(unit.image_rate)}` : null]))),
     h('div', { class: 'heading' },
       found.start > 0 ? h('button', { type: 'button', onclick: () => go({ start: Math.max(0, found.start - found.page) }) }, 'previous') : null,
       end < found.total ? h('button', { type: 'button', onclick: () => go({ start: end }) }, 'next') : null),
