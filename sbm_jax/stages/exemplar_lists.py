@@ -47,8 +47,8 @@ class Firing:
 
 def read_exemplars(store: Store, kind: str, hook: str) -> Exemplars:
     name = f"{kind}/{hook}"
-    parts = [store.read(f"{name}/{part}") for part in ("units", "why", "images", "scores")]
-    return Exemplars(*parts, store.read(f"{name}/heat") if kind == "patch" else None)
+    units, why, images, scores = (store.read(f"{name}/{part}") for part in ("units", "why", "images", "scores"))
+    return Exemplars(units, why, images, scores, store.read(f"{name}/heat") if kind == "patch" else None)
 
 
 def read_firing(store: Store, kind: str, hook: str) -> Firing:
