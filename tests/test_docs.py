@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import click
+import yaml
 
 from sbm_jax.cli.main import cli
 from sbm_jax.config import load_config
@@ -41,6 +42,19 @@ def test_the_example_configuration_is_the_default():
     assert load_config(ROOT / "configs" / "demo.yaml").model_dump(exclude={"report"}) == load_config(None).model_dump(
         exclude={"report"}
     )
+
+
+def test_the_example_configuration_spells_every_key_out():
+    spelled = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
+    assert _keys(spelled) == _keys(load_config(None).model_dump())
+
+
+def _keys(node: dict, prefix: str = "") -> set[str]:
+    return {
+        name
+        for key, value in node.items()
+        for name in (_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key})
+    }
 
 
 def test_local_links_lead_somewhere():
