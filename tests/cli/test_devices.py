@@ -96,27 +96,46 @@ def test_alignment(runs, mode, number):
     assert same[:, 0].mean() > 0.999
 
 
+# What rounding may move, by the start or the end of a number's path: a rank correlation, in which ranks of nearly equal cells
+# change places; shares over small regions, where one voxel of 50 may change sides; and choices among nearly equal things, by
+# which exemplars, pursued units, or receptive fields of a few voxels differ, and with them means over these.
+LOOSE_STARTS = {"/joint/": 0.01, "/explain/": 0.02, "/agreement/": 1e-3, "/pooling/": 0.05}
+LOOSE_ENDS = {"structure": 1e-3, "found": 0.02, "shuffled": 0.02, "above_0.1": 0.02}
+
+
+def _tolerance(path: str) -> float:
+    last = path.rsplit("/", 1)[1]
+    for part, tolerance in LOOSE_STARTS.items():
+        if path.startswith(part):
+            return tolerance
+    if last.startswith("structure"):
+        return LOOSE_ENDS["structure"]
+    if last in LOOSE_ENDS or "/best_layer_share/" in path:
+        return LOOSE_ENDS.get(last, 0.02)
+    if path.startswith(("/layers", "/recovery")) and not any(f"/{mode}/" in path for mode in ("raw", "random")):
+        return 3e-3
+    return 1e-5 if path.startswith(("/saes", "/rsa", "/dataset")) or last == "max" else 1e-4
+
+
 @pytest.mark.slow
 def test_summary(runs):
-    """Every number of summary.json: to float32, but for the structure score, a rank correlation in which rounding moves
-    ranks of nearly equal cells (2e-4 measured), and shares over small regions, where one voxel of 50 may change sides.
+    """Every number of summary.json, to float32 but for what is said above. Soft matching's held-out score is left out: of
+    flows that are equally good in sample, which `soft` checks, rounding takes another, and nothing ties their scores elsewhere.
     """
     one, eight = (_numbers(json.loads((runs[count][0] / "summary.json").read_text())) for count in DEVICES)
     assert one.keys() == eight.keys()
+    compared = 0
     for path, a in one.items():
-        if not isinstance(a, float):
-            assert eight[path] == a, path
+        if path.endswith("/soft_held_out"):
             continue
-        last = path.rsplit("/", 1)[1]
-        if last.startswith("structure"):
-            tolerance = 1e-3
-        elif last in ("found", "shuffled", "above_0.1") or "/best_layer_share/" in path:
-            tolerance = 0.02
-        elif path.startswith(("/layers", "/recovery")) and not any(f"/{mode}/" in path for mode in ("raw", "random")):
-            tolerance = 3e-3
+        compared += 1
+        if path.startswith("/pooling/") and isinstance(a, int):
+            assert abs(eight[path] - a) <= 0.02 * a, path  # voxels whose field is not the uniform one
+        elif isinstance(a, float):
+            assert eight[path] == pytest.approx(a, abs=_tolerance(path), nan_ok=True), path
         else:
-            tolerance = 1e-5 if path.startswith(("/saes", "/rsa", "/dataset")) or last == "max" else 1e-4
-        assert eight[path] == pytest.approx(a, abs=tolerance), path
+            assert eight[path] == a, path
+    assert compared > 5_000
 
 
 def test_alignment_is_spread(rng):
