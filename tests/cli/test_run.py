@@ -134,16 +134,22 @@ def test_dry_run_marks_what_was_not_asked_for(tiny, program, tmp_path):
 
 
 def test_overrides_rename_what_follows_and_nothing_else(tiny, program):
+    meaning = {"exemplars", "explain", "emergence", "edit", "stability"}
     cases = {
-        "rsa.structure_voxels=50": {"rsa", "report"},
+        "rsa.structure_voxels=50": {"rsa", "stability", "report"},
         "sizes.draws=2": {"sizes", "report"},
         "report.title=other": {"report"},
-        "roi.top_units=4": {"roi", "report"},
+        "roi.top_units=4": {"roi", *meaning, "report"},
         "joint.atoms=2": {"joint", "report"},
         "layers.bootstrap=20": {"layers", "report"},
-        "roi.min_voxels=6": {"assign", "pooling", "rsa", "roi", "layers", "report"},
+        "roi.min_voxels=6": {"assign", "pooling", "rsa", "roi", "layers", *meaning, "report"},
         "pooling.positions=2": {"pooling", "report"},
-        "align.seed=1": {"align", "assign", "pooling", "rsa", "layers", "recovery", "report"},
+        "align.seed=1": {"align", "assign", "pooling", "rsa", "layers", "recovery", *meaning, "report"},
+        "exemplars.top=3": {"exemplars", "explain", "emergence", "edit", "report"},
+        "explain.stable=1": {"explain", "emergence", "report"},
+        "match.top=2": {"match", "report"},
+        "edit.draws=1": {"edit", "report"},
+        "stability.draws=1": {"stability", "report"},
         "encode.seed=1": set(STORES) - {"dataset", "betas", "extract", "train"},
         "train.seed=1": set(STORES) - {"dataset", "betas", "extract"},
         "extract.dtype=float32": set(STORES) - {"dataset", "betas"},
@@ -154,6 +160,7 @@ def test_overrides_rename_what_follows_and_nothing_else(tiny, program):
         "train.checkpoint_every=1": set(),
         "devices=1": set(),
         "extract.batch=5": set(),
+        "exemplars.batch=3": set(),
     }
     for override, renamed in cases.items():
         done = program("run", "--dry-run", "--set", override, "--config", tiny.config, "--out", tiny.out)
@@ -244,8 +251,8 @@ def test_commands_are_documented(program):
     """The README names every command."""
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     text = program("--help").stdout
-    names = re.findall(r"^  (\w+) +\w", text[text.index("Commands:") :], re.MULTILINE)
-    assert len(names) == 27
+    names = re.findall(r"^  ([\w-]+) +\w", text[text.index("Commands:") :], re.MULTILINE)
+    assert len(names) == 29
     missing = [name for name in names if not re.search(rf"\b{name}\b", readme)]
     assert not missing
     for line in re.findall(r"^\s*(?:\$ )?sbm-jax (.+)$", readme, re.MULTILINE):
