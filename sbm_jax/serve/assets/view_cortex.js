@@ -2,7 +2,7 @@
 import { address, ask } from './net.js';
 import { choose, h, says, table } from './dom.js';
 import { bareCortex, Explorer, subjectOf } from './explorer.js';
-import { showVoxel } from './voxel.js';
+import { letVoxelGo, showVoxel } from './voxel.js';
 
 let viewer = null;
 const unplaced = { subject: '', mode: '' }; // what is looked at where there is no cortex
@@ -40,6 +40,7 @@ async function openVoxelFromAddress(run, panel) {
 let started = 0;
 async function start(run, panel) {
   const mine = ++started;
+  letVoxelGo();
   const { subject, mode } = viewer ? { subject: viewer.subject.name, mode: viewer.state.mode } : unplaced;
   const title = run.modes.find((m) => m.mode === mode).title;
   const go = (change) => { location.hash = address('#cortex', { ...unplaced, ...change }); };
