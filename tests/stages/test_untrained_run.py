@@ -38,6 +38,7 @@ SETTINGS = (
     "roi.exemplars=3",
     "roi.modes=[patch_mean,untrained]",
     "sizes.voxels=50",
+    "exemplars.kinds=[]",
     "devices=1",
 )
 WITH = "encode.modes=[cls,patch_mean,raw,untrained]"
