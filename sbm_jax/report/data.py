@@ -9,6 +9,13 @@ import numpy as np
 HEMISPHERES = ("left", "right")
 SURFACES = ("inflated", "pial", "flat")
 Cell = str | int | float | None
+
+
+def number(value: float | None) -> float:
+    """A number of a JSON document, where what is not finite stands as null."""
+    return float("nan") if value is None else float(value)
+
+
 MapKind = Literal["sequential", "diverging", "categorical"]
 
 

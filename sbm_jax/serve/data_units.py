@@ -13,6 +13,7 @@ from sbm_jax.serve.library import Library
 from sbm_jax.stages.exemplar_lists import Exemplars, Firing, read_exemplars, read_firing
 from sbm_jax.stages.inputs import short_roi
 from sbm_jax.stages.probe import STIMULI
+from sbm_jax.stages.roi_rankings import RANKINGS, ranking_name
 
 PAGE = 48
 ORDERS = ("voxels", "score", "rate", "count", "unit")
@@ -159,14 +160,14 @@ def cards(lib: Library, kind: str, mode: str, flat: np.ndarray) -> list[dict[str
 def _roi_scores(lib: Library, query: Query, width: int) -> np.ndarray:
     """[l * u] in-sample score of the units that a region ranks first, NaN elsewhere; the best over subjects unless one is named."""
     roi = lib.store(lib.ctx.specs.roi)
-    if query.ranking not in ("mean", "contrast") or query.mode not in lib.ctx.config.roi.modes:
+    if query.ranking not in RANKINGS or query.mode not in lib.ctx.config.roi.modes:
         raise Refused(404, f"regions rank no units of {query.mode!r} by {query.ranking!r}")
     known = regions(lib)
     if query.roi not in known or (query.subject and query.subject not in known[query.roi]):
         raise Refused(404, f"there is no region {query.roi!r}; there are {', '.join(known)}")
     out = np.full(len(lib.hooks) * width, np.nan)
     for name in [query.subject] if query.subject else known[query.roi]:
-        base = f"{query.mode}/{name}/{query.roi.replace('/', '.')}/{query.ranking}"
+        base = ranking_name(query.mode, name, query.roi, query.ranking)
         units, scores = lib.array(roi, f"{base}_units"), lib.array(roi, f"{base}_scores")[..., 0]
         at = (np.arange(len(units))[:, None] * width + units)[units >= 0]
         out[at] = np.fmax(out[at], scores[units >= 0])

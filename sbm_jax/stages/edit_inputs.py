@@ -14,6 +14,7 @@ from sbm_jax.stages.editing import Editor
 from sbm_jax.stages.exemplar_lists import read_firing
 from sbm_jax.stages.inputs import ROI_CONCEPTS
 from sbm_jax.stages.members import Code, member_numbers, read_member
+from sbm_jax.stages.roi_rankings import ranking_name
 
 # Whose ranking stands for the units of a kind of token: the first of these that the roi stage ranked.
 _MODES = {"cls": ("cls",), "patch": ("patch_mean", "patch_max")}
@@ -78,7 +79,7 @@ def selected_units(ctx: Context, hooks: tuple[str, ...]) -> list[Selected]:
             units: dict[str, dict[str, tuple[int, ...]]] = {hook: {} for hook in hooks}
             scores = np.zeros(len(hooks))
             for kind, mode in modes.items():
-                base = f"{mode}/{subject}/{name.replace('/', '.')}/contrast"
+                base = ranking_name(mode, subject, name, "contrast")
                 ranked = roi.read(f"{base}_units")[:, : ctx.config.edit.units]
                 values = roi.read(f"{base}_scores")[:, : ctx.config.edit.units, 0]
                 for i, (hook, place) in enumerate(places.items()):

@@ -13,6 +13,7 @@ from sbm_jax.report.data import (
     LayerCurve,
     ReportData,
     Table,
+    number,
 )
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import short_roi
@@ -129,7 +130,7 @@ def _cortex_notes(maps: dict[str, SubjectMaps]) -> list[str]:
 def _headline(ctx: Context, summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     mode = ctx.config.report.mode
     rows = [s["modes"][mode] for s in summary["subjects"].values()]
-    held_out = np.mean([_number(row["held_out_mean"]) for row in rows])
+    held_out = np.mean([number(row["held_out_mean"]) for row in rows])
     in_sample = float(np.mean([row["mean"] for row in rows]))
     ceilings = [row["held_out_of_ceiling"] for row in rows if row["held_out_of_ceiling"] is not None]
     out = [
@@ -213,7 +214,7 @@ def _roi_tables(summary: dict[str, Any]) -> list[Table]:
         for subject, rois in subjects.items():
             for roi, record in rois.items():
                 for ranking in ("mean", "contrast"):
-                    best = int(np.nanargmax([*map(_number, record[ranking]["aligned"])]))
+                    best = int(np.nanargmax([*map(number, record[ranking]["aligned"])]))
                     pick = {key: record[ranking][key][best] for key in ("stable", "aligned", "rate")}
                     rows.append(
                         [
@@ -234,10 +235,6 @@ def _roi_tables(summary: dict[str, Any]) -> list[Table]:
     return out
 
 
-def _number(value: Any) -> float:
-    return float("nan") if value is None else float(value)
-
-
 def _rdm_kind(ctx: Context) -> str:
     config = ctx.config.rsa
     return config.metric if config.brain_metric == "same" else f"{config.brain_metric} (brains) and {config.metric}"
@@ -249,7 +246,7 @@ def _rsa_tables(ctx: Context, summary: dict[str, Any]) -> list[Table]:
     for roi, record in rsa["rois"].items():
         ceiling = record.get("ceiling", {})
         for subject, scores in record["subjects"].items():
-            values = [_number(v) for v in scores[mode]]
+            values = [number(v) for v in scores[mode]]
             best = int(np.nanargmax(values)) if np.isfinite(values).any() else 0
             rows.append(
                 [f"{subject}, {short_roi(roi)}", best, values[best], None, ceiling.get("lower"), ceiling.get("upper")]
@@ -257,7 +254,7 @@ def _rsa_tables(ctx: Context, summary: dict[str, Any]) -> list[Table]:
         if drawn := record.get("bootstrap"):
             best = int(np.argmax([row[0] for row in drawn["modes"][mode]]))
             value, low, high = drawn["modes"][mode][best]
-            bounds = [_number(row[0]) for row in drawn["ceiling"]]
+            bounds = [number(row[0]) for row in drawn["ceiling"]]
             rows.append([f"mean, {short_roi(roi)}", best, value, f"{low:.3f} to {high:.3f}", *bounds])
     note = (
         f"{ctx.config.rsa.method} of {_rdm_kind(ctx)} RDMs over {rsa['n_images']} shared images, {MODE_TITLES[mode]}; "
@@ -297,7 +294,7 @@ def _curves(ctx: Context, summary: dict[str, Any]) -> list[LayerCurve]:
 
 
 def _numbers(values: list[Any]) -> list[float]:
-    return [_number(value) for value in values]
+    return [number(value) for value in values]
 
 
 def _provenance(ctx: Context) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sbm_jax.report.data import Column, LayerCurve, Plot, Table, Trace
+from sbm_jax.report.data import Column, LayerCurve, Plot, Table, Trace, number
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import short_roi
 
@@ -48,7 +48,7 @@ def edit_curves(summary: dict[str, Any], layers: list[str], hooks: list[str]) ->
             if record["subject"] != subject or not all("on" in case for case in cases.values()):
                 continue
             rows = [cases[hook]["on"]["margin"] for hook in edited]
-            series[short_roi(record["roi"])] = tuple([_number(row[i]) for row in rows] for i in range(3))
+            series[short_roi(record["roi"])] = tuple([number(row[i]) for row in rows] for i in range(3))
         if series:
             labels = [layers[hooks.index(hook)] for hook in edited]
             title = f"Margin of an ROI's concept without its units, {subject}"
@@ -67,7 +67,7 @@ def edit_plots(summary: dict[str, Any]) -> list[Plot]:
             scaled = [c for c in record["cases"] if c["hook"] == record["hook"] and c["how"] in ("zero", "scale")]
             if record["subject"] != subject or not all("on" in case for case in scaled):
                 continue
-            doses = sorted([(1.0, 0.0), *((case["value"], _number(case["on"]["margin"][0])) for case in scaled)])
+            doses = sorted([(1.0, 0.0), *((case["value"], number(case["on"]["margin"][0])) for case in scaled)])
             doses = [(dose, change) for dose, change in doses if np.isfinite(change)]
             if len(doses) < 2:  # no held-out image shows the concept
                 continue
@@ -173,10 +173,6 @@ def _segmentation(found: dict[str, Any]) -> list[Table]:
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
 
 
 def _span(interval: list[float | None]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sbm_jax.axes import MODE_TITLES
-from sbm_jax.report.data import Column, LayerCurve, Table
+from sbm_jax.report.data import Column, LayerCurve, Table, number
 from sbm_jax.stages.context import Context
 
 _MOST = 6  # lines in a chart
@@ -83,9 +83,5 @@ def _onset(record: dict[str, Any], layers: list[str]) -> tuple[str, str]:
 
 def _band(record: dict[str, Any], key: str, name: str | None = None) -> tuple[list[float], Any, Any]:
     parts = [record.get(f"{key}{suffix}") for suffix in ("", "_low", "_high")]
-    values, low, high = ([_number(x) for x in (p if name is None else p[name])] if p else None for p in parts)
+    values, low, high = ([number(x) for x in (p if name is None else p[name])] if p else None for p in parts)
     return values or [], low, high
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value

@@ -16,6 +16,7 @@ from sbm_jax.stages.exemplar_lists import Exemplars, read_exemplars
 from sbm_jax.stages.inputs import relative_extents, short_roi
 from sbm_jax.stages.pictures import seen_geometry
 from sbm_jax.stages.probe import STIMULI, probe_sources
+from sbm_jax.stages.roi_rankings import ranking_name
 
 _LIT = "patches as light as their code, outlined from half of the largest on"
 
@@ -39,7 +40,7 @@ def roi_exemplars(ctx: Context) -> list[RoiExemplars]:
     labelled = ctx.config.exemplars.probe == STIMULI
     out = []
     for name in roi.json("rois.json")[subject]["rois"]:
-        base = f"{mode}/{subject}/{name.replace('/', '.')}/contrast"
+        base = ranking_name(mode, subject, name, "contrast")
         units, scores = roi.read(f"{base}_units"), roi.read(f"{base}_scores")
         order = np.argsort(-scores[..., 0], axis=None, kind="stable")[: config.units_per_roi]
         cards = []

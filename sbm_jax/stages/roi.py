@@ -22,9 +22,8 @@ from sbm_jax.stages.inputs import (
     unit_columns,
     unit_concepts,
 )
+from sbm_jax.stages.roi_rankings import RANKINGS, ranking_name
 from sbm_jax.store.store import Store
-
-RANKINGS = ("mean", "contrast")
 
 
 def run(ctx: Context) -> Store:
@@ -75,7 +74,7 @@ def run(ctx: Context) -> Store:
             writer.put(f"{mode}/concepts", of_unit, dimensions=("l", "u"))
             writer.put(f"{mode}/exemplars", exemplars, dimensions=("l", "u", "e"))
             for (name, roi, ranking), (chosen, values) in tops.items():
-                base = f"{mode}/{name}/{roi.replace('/', '.')}/{ranking}"
+                base = ranking_name(mode, name, roi, ranking)
                 writer.put(f"{base}_units", chosen)
                 writer.put(f"{base}_scores", values)
                 wanted = ROI_CONCEPTS.get(roi.split("/")[0])

@@ -11,6 +11,7 @@ import numpy as np
 from sbm_jax.stages.context import Context
 from sbm_jax.stages.inputs import dense_codes, n_units, read_codes, unit_columns
 from sbm_jax.stages.roi import roi_means
+from sbm_jax.stages.roi_rankings import ranking_name
 from sbm_jax.store.store import Store
 
 
@@ -46,7 +47,7 @@ def roi_agreement(ctx: Context, modes: Sequence[str]) -> Iterator[RoiAgreement]:
             ]
             jaccard, size = None, 0
             if mode in ctx.config.roi.modes:
-                tops = {s: roi.read(f"{mode}/{s}/{name.replace('/', '.')}/contrast_units") for s in who}
+                tops = {s: roi.read(f"{ranking_name(mode, s, name, 'contrast')}_units") for s in who}
                 size = tops[who[0]].shape[1]
                 jaccard = np.array(
                     [jaccard_index(x, y) for a, b in pairs for x, y in zip(tops[a], tops[b], strict=True)]

@@ -12,11 +12,10 @@ from sbm_jax.axes import SAE_MODES, TOKEN_KIND
 from sbm_jax.errors import UserError
 from sbm_jax.stages.exemplar_lists import CONTROL, ROI, USER, VOXEL
 from sbm_jax.stages.inputs import responsive
+from sbm_jax.stages.roi_rankings import RANKINGS, ranking_name
 
 if TYPE_CHECKING:
     from sbm_jax.stages.context import Context
-
-_RANKINGS = ("mean", "contrast")
 
 
 def user_units(
@@ -83,7 +82,7 @@ def _of_rois(ctx: Context, modes: Sequence[str], u: int) -> np.ndarray:
     for subject, record in roi.json("rois.json").items():
         for name in record["rois"]:
             for mode in (mode for mode in modes if mode in ctx.config.roi.modes):
-                for ranking in _RANKINGS:
-                    units = roi.read(f"{mode}/{subject}/{name.replace('/', '.')}/{ranking}_units")
+                for ranking in RANKINGS:
+                    units = roi.read(f"{ranking_name(mode, subject, name, ranking)}_units")
                     np.put_along_axis(found, units.astype(np.int64), True, axis=1)
     return found
